@@ -1,0 +1,21 @@
+"""What a reader's mistake raises: one sentence that says what is wrong, with which value, and what to do."""
+
+
+class LabError(Exception):
+    """A mistake that the reader can mend; the message is one sentence and is all that is shown."""
+
+    def _render_traceback_(self):
+        """Tell IPython to show the sentence alone: the way through our code teaches nobody anything."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class ConfigError(LabError, ValueError):
+    """A DeepSpeed config that DeepSpeed would refuse, or, worse, would silently ignore."""
+
+
+class CheckpointError(LabError, RuntimeError):
+    """A checkpoint that cannot be saved or loaded as asked."""
+
+
+class TrainingError(LabError, RuntimeError):
+    """Training that cannot start here or cannot go on: hardware, ports, optimizers, a loss that is not a number."""
