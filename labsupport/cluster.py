@@ -1,0 +1,267 @@
+"""Live DeepSpeed ranks inside a notebook: each is a process of its own, and one cell runs on all of them.
+
+    from labsupport import start_ranks
+    ranks = start_ranks(2)          # two processes, one process group
+
+    %%ranks                         # this cell runs on every rank
+    print(f"rank {rank} of {world_size}")
+
+The processes are ipyparallel engines. Each sets RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT and
+is then a rank to DeepSpeed like any other.
+"""
+
+import contextlib
+import html
+import os
+import time
+
+from labsupport.errors import LabError, TrainingError
+
+START_SECONDS = 120
+STUCK_SECONDS = 15  # how long ranks may wait for one that has failed, before they are stopped
+_current = None  # the ranks that %%ranks means: a notebook has one set at a time
+
+
+def start_ranks(count=2, accelerator=None):
+    """Start `count` ranks, stop any that an earlier call left, and return them as Ranks.
+
+    accelerator: "cuda" or "cpu"; by default one rank a GPU where there are at least `count` GPUs, and CPU
+    ranks over gloo elsewhere. On every rank the names rank, world_size, torch and deepspeed are ready.
+    Raises TrainingError when the ranks do not come up, and for more ranks than GPUs.
+    """
+    global _current
+    import torch
+
+    gpus = torch.cuda.device_count() if os.environ.get("DS_ACCELERATOR", "cuda") == "cuda" else 0
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise LabError(f"start_ranks got {count!r}: give a whole number of ranks of at least 1.")
+    if accelerator is None:
+        accelerator = "cuda" if gpus >= count else "cpu"
+    if accelerator not in ("cuda", "cpu"):
+        raise LabError(f"accelerator is {accelerator!r}: choose 'cuda' or 'cpu'.")
+    if accelerator == "cuda" and gpus < count:
+        raise TrainingError(f"{count} ranks need {count} GPUs and this machine shows {gpus}: start fewer, or accelerator='cpu'.")
+    if _current is not None:
+        _current.stop()
+    _current = Ranks(count, accelerator)
+    _register_magic()
+    print(_current)
+    return _current
+
+
+class Ranks:
+    """A set of live ranks; made by start_ranks. len(ranks) is how many, str(ranks) says what they run on."""
+
+    def __init__(self, count, accelerator):
+        import ipyparallel
+
+        from labsupport.engine import free_port
+
+        self.count, self.accelerator = count, accelerator
+        environment = {
+            "DS_ACCELERATOR": accelerator,
+            "WORLD_SIZE": str(count),
+            "LOCAL_WORLD_SIZE": str(count),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count))),
+            "TQDM_DISABLE": "1",  # a bar on each rank is noise: the cell itself shows that it is running
+        }
+        self._cluster = ipyparallel.Cluster(n=count, log_level=40, cluster_id=f"lab-{os.getpid()}-{time.time_ns()}")
+        try:
+            self._cluster.start_cluster_sync()
+            self._client = self._cluster.connect_client_sync()
+            self._client.wait_for_engines(count, timeout=START_SECONDS, interactive=False)
+            controller = self._cluster.controller.pid
+            waiting = [
+                self._client[number].apply_async(_become_rank, number, environment, os.getpid(), controller)
+                for number in range(count)
+            ]
+            self._facts = self._wait(waiting, "starting")
+        except BaseException:
+            self.stop()
+            raise
+
+    def __len__(self):
+        return self.count
+
+    def __str__(self):
+        if not self.alive:
+            return f"{self.count} ranks, stopped."
+        ranks = "1 rank" if self.count == 1 else f"{self.count} ranks"
+        facts = self._facts[0]
+        return f"{ranks} up: {facts['device']}, {facts['backend']}, processes {', '.join(str(f['pid']) for f in self._facts)}."
+
+    __repr__ = __str__
+
+    @property
+    def alive(self):
+        """Whether the ranks are running."""
+        return self._cluster is not None
+
+    @property
+    def pids(self):
+        """The process ids, in the order of the ranks."""
+        return [facts["pid"] for facts in self._facts]
+
+    def run(self, function, *arguments, **named):
+        """Call function(...) on every rank at once and return the list of results, in the order of the ranks.
+
+        Raises TrainingError, with the rank's own error, when one fails; ranks that wait for it in a
+        collective are stopped, since nothing else can wake them.
+        """
+        self._require_alive()
+        return self._wait([self._client[n].apply_async(function, *arguments, **named) for n in range(self.count)], "running")
+
+    def pull(self, name):
+        """Return the value that the variable `name` has on each rank, as a list in the order of the ranks."""
+        self._require_alive()
+        return self._wait([self._client[n].pull(name, block=False) for n in range(self.count)], f"reading {name} from")
+
+    def push(self, **variables):
+        """Give every rank these variables."""
+        self._require_alive()
+        self._wait([self._client[n].push(variables, block=False) for n in range(self.count)], "writing to")
+
+    def execute(self, code):
+        """Run the text of a cell on every rank, show what each printed, and raise where a rank raised."""
+        self._require_alive()
+        calls = [self._client[n].execute(code, silent=False, block=False) for n in range(self.count)]
+        show = _LiveOutput()
+        try:
+            self._wait(calls, "running", on_tick=lambda: show.progress([call.stdout for call in calls]))
+        finally:
+            show.final([call.stdout for call in calls], [call.stderr for call in calls])
+
+    def stop(self):
+        """Stop the ranks and their controller; twice is harmless."""
+        cluster, self._cluster = self._cluster, None
+        if cluster is None:
+            return
+        with contextlib.suppress(Exception):  # whatever is already gone need not be stopped
+            self._client.close(linger=0)
+        with contextlib.suppress(Exception):
+            cluster.stop_cluster_sync()
+
+    def _require_alive(self):
+        if not self.alive:
+            raise LabError("The ranks are stopped: run the cell with start_ranks again.")
+
+    def _wait(self, calls, doing, on_tick=None):
+        failed_at = None
+        try:
+            while not all(call.ready() for call in calls):
+                failed = [n for n, call in enumerate(calls) if call.ready() and not call.successful()]
+                failed_at = failed_at or (time.monotonic() if failed else None)
+                if failed_at and time.monotonic() - failed_at > STUCK_SECONDS:
+                    self.stop()
+                    raise TrainingError(
+                        f"Rank {failed[0]} failed ({_reason(calls[failed[0]])}) while the others waited for it, so all ranks "
+                        "were stopped: mend the cell and run start_ranks again."
+                    )
+                if on_tick:
+                    on_tick()
+                time.sleep(0.1)
+        except KeyboardInterrupt:
+            self.stop()
+            raise LabError(f"Interrupted while {doing} the ranks, so they were stopped: run start_ranks again.") from None
+        failed = [n for n, call in enumerate(calls) if not call.successful()]
+        if failed:
+            raise TrainingError(f"Rank {failed[0]} failed: {_reason(calls[failed[0]])}")
+        return [call.get() for call in calls]
+
+
+def _become_rank(rank, environment, kernel_pid, controller_pid):
+    """Runs on the engine: take the rank's environment, join the group, and die with the notebook."""
+    import os
+    import threading
+    import time
+
+    os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
+
+    def watch():
+        import signal
+
+        import psutil
+
+        while psutil.pid_exists(kernel_pid):
+            time.sleep(2)
+        if psutil.pid_exists(controller_pid):
+            os.kill(controller_pid, signal.SIGTERM)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+    import deepspeed
+    import torch
+    from IPython import get_ipython
+
+    from labsupport.engine import start_distributed
+
+    start_distributed()
+    names = {"rank": rank, "world_size": int(environment["WORLD_SIZE"]), "torch": torch, "deepspeed": deepspeed}
+    get_ipython().push(names)
+    on_gpu = environment["DS_ACCELERATOR"] == "cuda"
+    return {
+        "pid": os.getpid(),
+        "device": torch.cuda.get_device_name() if on_gpu else "CPU",
+        "backend": torch.distributed.get_backend(),
+    }
+
+
+def _reason(call):
+    error = call.exception()
+    text = str(getattr(error, "evalue", error)).strip()
+    return f"{getattr(error, 'ename', type(error).__name__)}: {text}" if text else type(error).__name__
+
+
+class _LiveOutput:
+    """One output area for a %%ranks cell: the last line while it runs, each rank's text when it ends."""
+
+    def __init__(self):
+        self.start, self.handle = time.monotonic(), None
+
+    def progress(self, texts):
+        seconds = time.monotonic() - self.start
+        if seconds < 2:
+            return
+        last = next((line for line in reversed(texts[0].splitlines()) if line.strip()), "")
+        self._show(f"running on {len(texts)} ranks, {seconds:.0f} s   {last}", f"<pre>running, {seconds:.0f} s   {html.escape(last)}</pre>")
+
+    def final(self, outputs, errors):
+        texts = [f"{out}{err}".rstrip() for out, err in zip(outputs, errors, strict=True)]
+        if not any(texts):
+            if self.handle:
+                self._show("", "")
+            return
+        plain = "\n".join(f"[rank {n}] {line}" for n, text in enumerate(texts) for line in text.splitlines())
+        blocks = "".join(
+            f'<div class="rank" style="border-left:3px solid;padding-left:.7em;margin:.3em 0"><strong>rank {n}</strong>'
+            f'<pre style="margin:0">{html.escape(text)}</pre></div>'
+            for n, text in enumerate(texts)
+            if text
+        )
+        self._show(plain, f'<div class="ranks">{blocks}</div>')
+
+    def _show(self, plain, rich):
+        from IPython.display import display
+
+        bundle = {"text/plain": plain, "text/html": rich}
+        if self.handle is None:
+            self.handle = display(bundle, raw=True, display_id=True)
+        else:
+            self.handle.update(bundle, raw=True)
+
+
+def _register_magic():
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    if shell is not None:
+        shell.register_magic_function(_ranks_magic, magic_kind="cell", magic_name="ranks")
+
+
+def _ranks_magic(_line, cell):
+    if _current is None:
+        raise LabError("No ranks are up: run the cell with start_ranks first.")
+    _current.execute(cell)

@@ -1,0 +1,253 @@
+"""DeepSpeedTrainer, and the program that trains with it on the standard library's text.
+
+    deepspeed --num_gpus 2 labsupport/deepspeed_trainer.py --stage 2
+    deepspeed --num_gpus 2 labsupport/deepspeed_trainer.py --stage 3 --offload
+    python labsupport/deepspeed_trainer.py --compare
+"""
+
+import itertools
+import sys
+import warnings
+
+import torch
+from tqdm import tqdm
+
+from labsupport.checkpoints import checked_tag, require_possible_folder
+from labsupport.config import create_deepspeed_config, create_offload_config
+from labsupport.engine import initialize_deepspeed
+from labsupport.errors import CheckpointError, ConfigError, LabError, TrainingError
+
+__all__ = ["DeepSpeedTrainer", "create_deepspeed_config", "create_offload_config", "initialize_deepspeed", "main"]
+
+# The caller's state is saved under one key of ours. DeepSpeed lays client_state over its own dict, so a
+# caller's "module" or "global_steps" would overwrite the engine's.
+CLIENT_STATE_KEY = "labsupport_client_state"
+STEPS_BETWEEN_LOSS_CHECKS = 10
+
+
+class DeepSpeedTrainer:
+    """Train, evaluate, save and resume a model through a DeepSpeed engine.
+
+    model: a torch module, with the config to initialise DeepSpeed from; or an engine that
+    `initialize_deepspeed` returned, with no config. optimizer: as for `initialize_deepspeed`.
+    loss_fn: for a model that returns no loss itself; called as loss_fn(output, target).
+
+    A batch is a dict (given to the model by name), a tuple or list (by position), or one tensor. With a
+    loss_fn the target is the dict's "labels", what follows the tuple's first item, or the tensor itself.
+    Every method is collective: every rank must call it, the same number of times.
+    """
+
+    def __init__(self, model, config=None, *, optimizer=None, loss_fn=None):
+        if hasattr(model, "backward") and hasattr(model, "save_checkpoint"):
+            if config is not None or optimizer is not None:
+                raise ConfigError("The engine already has its config and its optimizer: pass the engine alone.")
+            self.engine, self.lr_scheduler = model, model.lr_scheduler
+        elif config is None:
+            raise ConfigError("The trainer got a model without a config: pass create_deepspeed_config(...) too.")
+        else:
+            self.engine, _, _, self.lr_scheduler = initialize_deepspeed(model, config, optimizer)
+        self.loss_fn = loss_fn
+
+    def train_step(self, batch):
+        """Run one micro-batch forward, backward and step; return its loss, the mean over ranks, as a float.
+
+        With gradient accumulation, DeepSpeed updates the weights on every gradient_accumulation_steps-th
+        call. Raises TrainingError when the loss is not finite.
+        """
+        return self._finite_mean(self._step(batch), 1)
+
+    def train_epoch(self, dataloader, max_steps=None, progress=True, on_step=None):
+        """Train on every micro-batch of `dataloader` and return the mean loss over batches and ranks.
+
+        max_steps: stop after that many micro-batches. progress: a bar on rank 0, with the loss. on_step:
+        called on every rank with (step, loss) where the loss is read, every 10 micro-batches, because
+        reading it waits for the device. An accumulation window that the loader leaves unfinished goes on
+        with the next call. Raises TrainingError for an empty loader and for a loss that is not finite.
+        """
+        self.engine.train()
+        total, steps, window, in_window = 0.0, 0, 0.0, 0
+        length = _length(dataloader, max_steps)
+        with tqdm(total=length, disable=not progress or self.rank != 0, unit="batch", desc="training") as bar:
+            for batch in itertools.islice(dataloader, max_steps):
+                loss = self._step(batch)
+                window, in_window, steps = window + loss, in_window + 1, steps + 1
+                if in_window == STEPS_BETWEEN_LOSS_CHECKS or steps == length:
+                    mean = self._finite_mean(window / in_window, in_window)
+                    total, window, in_window = total + mean * in_window, 0.0, 0
+                    bar.set_postfix(loss=f"{mean:.3f}", refresh=False)
+                    if on_step is not None:
+                        on_step(steps, mean)
+                bar.update()
+        if steps == 0:
+            raise TrainingError("The dataloader gave no batch: check that it holds at least one whole micro-batch per rank.")
+        if in_window:
+            total += self._finite_mean(window / in_window, in_window) * in_window
+        return total / steps
+
+    @torch.no_grad()
+    def evaluate(self, dataloader, max_steps=None):
+        """Return the mean loss over batches and ranks, without training; the model is left as it was.
+
+        Each rank must give the same number of batches: under ZeRO-3 a forward pass is itself collective.
+        """
+        training = self.engine.module.training
+        self.engine.eval()
+        try:
+            losses = [self._loss(batch).detach().float() for batch in itertools.islice(dataloader, max_steps)]
+        finally:
+            self.engine.train(training)
+        if not losses:
+            raise TrainingError("The dataloader gave no batch to evaluate: check that it holds at least one per rank.")
+        return float(self._mean_over_ranks(torch.stack(losses).mean()))
+
+    def save_checkpoint(self, path, client_state=None, tag=None):
+        """Save weights, optimizer, scheduler, counters and the caller's own state; return the tag.
+
+        client_state: any picklable dict, any keys; rank 0's is saved. tag: the folder inside `path`, by
+        default global_step<N>. Between the micro-batches of one step DeepSpeed saves no gradients: it warns.
+        Raises CheckpointError where `path` cannot be a folder, or the state cannot be pickled.
+        """
+        engine, path = self.engine, str(path)
+        tag = str(tag if tag is not None else f"global_step{engine.global_steps}")
+        pending = engine.micro_steps % engine.gradient_accumulation_steps()
+        if pending and self.rank == 0:
+            warnings.warn(
+                f"The checkpoint falls inside an accumulation window: the gradients of {pending} micro-batches are not saved.",
+                stacklevel=2,
+            )
+        require_possible_folder(path)
+        try:
+            engine.save_checkpoint(path, tag=tag, client_state={CLIENT_STATE_KEY: dict(client_state or {})})
+        except OSError as error:
+            raise CheckpointError(f"The checkpoint {path}/{tag} was not saved: {error.strerror or error}.") from error
+        return tag
+
+    def load_checkpoint(self, path, tag=None):
+        """Load everything that save_checkpoint saved and return the caller's own client state, and only that.
+
+        tag: the folder inside `path`, by default the one that the file `latest` names. A checkpoint is a
+        pickle: load only what you trust. Raises CheckpointError for a path that is missing or a file, for a
+        tag that is not there, and for a checkpoint of another number of ranks.
+        """
+        engine, path = self.engine, str(path)
+        tag = checked_tag(path, tag, universal=engine.load_universal_checkpoint())
+        try:
+            loaded, state = engine.load_checkpoint(path, tag=tag)
+        except Exception as error:
+            if "DP world size" in str(error):
+                saved = engine.loaded_checkpoint_dp_world_size
+                raise CheckpointError(
+                    f"The checkpoint {path}/{tag} was saved on {saved} ranks and this run has "
+                    f"{torch.distributed.get_world_size()}: resume on {saved}, or convert it with "
+                    "deepspeed.checkpoint.ds_to_universal and set checkpoint.load_universal."
+                ) from error
+            first_line = (str(error).strip().splitlines() or ["no message"])[0]
+            raise CheckpointError(
+                f"The checkpoint {path}/{tag} does not load into this engine ({type(error).__name__}: {first_line[:200]}): "
+                "use the model, the ZeRO stage and the precision that it was saved with."
+            ) from error
+        if loaded is None:
+            raise CheckpointError(f"DeepSpeed found no checkpoint at {path}/{tag}: choose another path or tag.")
+        return state.get(CLIENT_STATE_KEY, {})
+
+    def _step(self, batch):
+        loss = self._loss(batch)
+        self.engine.backward(loss)
+        self.engine.step()
+        return loss.detach().float()
+
+    def _loss(self, batch):
+        inputs, keywords, target = _split(_to_device(batch, self.engine.device), self.loss_fn is not None)
+        dtype = self.engine.get_data_types()[0]
+        output = self.engine(*_cast(inputs, dtype), **_cast(keywords, dtype))
+        if self.loss_fn is not None:
+            return self.loss_fn(output, *target)
+        loss = output if isinstance(output, torch.Tensor) else getattr(output, "loss", None)
+        if loss is None and isinstance(output, tuple | list):
+            loss = output[0]
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            raise TrainingError(
+                f"The model returned {type(output).__name__} without a scalar loss: put the labels in the batch, or give loss_fn."
+            )
+        return loss
+
+    def _finite_mean(self, loss, micro_batches):
+        """The mean over ranks as a float; every rank sees the same number, so all stop together."""
+        mean = float(self._mean_over_ranks(loss))
+        if mean != mean or mean in (float("inf"), float("-inf")):
+            where = f"at micro-batch {self.engine.micro_steps}"
+            if micro_batches > 1:
+                where = f"within the {micro_batches} micro-batches up to {self.engine.micro_steps}"
+            raise TrainingError(
+                f"The loss became {mean} {where}: lower the learning rate, turn clipping on, or look at that data; "
+                "the last saved checkpoint is untouched."
+            )
+        return mean
+
+    def _mean_over_ranks(self, value):
+        value = value.clone()
+        torch.distributed.all_reduce(value)
+        return value / torch.distributed.get_world_size()
+
+    @property
+    def rank(self):
+        """This process's global rank."""
+        return torch.distributed.get_rank()
+
+
+def _to_device(batch, device):
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if hasattr(batch, "items"):
+        return {key: _to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return tuple(_to_device(value, device) for value in batch)
+    return batch
+
+
+def _split(batch, has_loss_fn):
+    """Split a batch into the model's positional and named inputs and, for a loss_fn, its targets."""
+    if isinstance(batch, dict):
+        named = {key: value for key, value in batch.items() if not (has_loss_fn and key == "labels")}
+        return (), named, (batch["labels"],) if "labels" in batch else (batch,)
+    if isinstance(batch, tuple):
+        return (batch[:1], {}, batch[1:]) if has_loss_fn else (batch, {}, ())
+    return (batch,), {}, (batch,)
+
+
+def _cast(inputs, dtype):
+    """Give the model real numbers in its own precision; DeepSpeed itself casts inputs only where told to."""
+    if isinstance(inputs, dict):
+        return {key: _cast((value,), dtype)[0] for key, value in inputs.items()}
+    return tuple(
+        value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value for value in inputs
+    )
+
+
+def _length(dataloader, max_steps):
+    try:
+        length = len(dataloader)
+    except TypeError:  # a generator has no length
+        return max_steps
+    return length if max_steps is None else min(length, max_steps)
+
+
+def main(arguments=None):
+    """Run the program and return its exit status: 0, 2 for a mistake told in one sentence, 130 for Ctrl-C."""
+    from labsupport import program
+
+    try:
+        return program.run(arguments)
+    except LabError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped by Ctrl-C.", file=sys.stderr, flush=True)
+        return 130
+
+
+if __name__ == "__main__":
+    # Run as a file, this module is called __main__: take the imported one, so that no class exists twice.
+    from labsupport.deepspeed_trainer import main
+
+    sys.exit(main())

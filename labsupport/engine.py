@@ -1,0 +1,287 @@
+"""From a model and a config to a DeepSpeed engine, under any launcher or none, on the hardware that is here.
+
+DeepSpeed's own errors for a reader's mistake come late, deep and long. This module looks first and says in
+one sentence what this machine cannot do.
+"""
+
+import atexit
+import contextlib
+import copy
+import logging
+import os
+import platform
+import socket
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from labsupport.config import (
+    config_precision,
+    offload_devices,
+    read_config,
+    validate_config,
+    zero_stage,
+)
+from labsupport.errors import ConfigError, TrainingError
+
+LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine runs the labs on, and why; `print(machine)` is the sentence for the page."""
+
+    accelerator: str  # "cuda" or "cpu", DeepSpeed's name
+    device: str  # the GPU's or the processor's name
+    devices: int  # GPUs, or processor cores on a machine without
+    precision: str  # "bf16", or "fp16" on a GPU too old for bf16
+    fused_adam: bool
+    fused_adam_reason: str
+    nvme: bool  # whether DeepSpeed's async_io can be compiled here
+
+    def __str__(self):
+        count = f"{self.devices} x {self.device}" if self.accelerator == "cuda" else f"{self.devices} CPU cores"
+        adam = "DeepSpeed's FusedAdam" if self.fused_adam else f"torch's AdamW ({self.fused_adam_reason})"
+        return f"{count}, accelerator {self.accelerator}, {self.precision}, {adam}, NVMe offload: {'yes' if self.nvme else 'no'}"
+
+
+def describe_machine():
+    """Return the Machine that this process sees: accelerator, precision and optimizer that run here."""
+    accelerator = _accelerator()
+    name = accelerator.device_name()
+    fused, reason = _fused_adam(name)
+    on_gpu = name == "cuda"
+    return Machine(
+        accelerator=name,
+        device=torch.cuda.get_device_name(0) if on_gpu else platform.processor() or platform.machine(),
+        devices=torch.cuda.device_count() if on_gpu else len(os.sched_getaffinity(0)),
+        # A Turing GPU says that it supports bf16 and emulates it, slowly: ask for Ampere or newer.
+        precision="fp16" if on_gpu and torch.cuda.get_device_capability()[0] < 8 else "bf16",
+        fused_adam=fused,
+        fused_adam_reason=reason,
+        nvme=nvme_is_available(),
+    )
+
+
+def initialize_deepspeed(model, config, optimizer=None):
+    """Return (engine, optimizer, dataloader, lr_scheduler), as `deepspeed.initialize` does.
+
+    model: a torch module, whole on every rank. config: a dict, or the path of a JSON file. optimizer: a torch
+    optimizer over the model's parameters, or None for the one that the config names. Works under the
+    deepspeed launcher, under torchrun, on a rank of `start_ranks`, and with no launcher as one rank.
+
+    Adam that the config leaves open becomes FusedAdam where that compiles, else torch's AdamW, and rank 0
+    prints which. Raises ConfigError for a config that cannot work, TrainingError for what this machine
+    lacks: fp16 on most CPUs, a GPU for each rank, libaio for NVMe, a free port, a compiler.
+    """
+    config = copy.deepcopy(config) if isinstance(config, dict) else read_config(config)
+    validate_config(config)
+    start_distributed()
+    world_size = torch.distributed.get_world_size()
+    validate_config(config, world_size)
+    _check_precision_runs_here(config)
+    _check_client_optimizer(config, optimizer)
+    _check_offload_runs_here(config)
+    if optimizer is None:
+        _choose_adam(config)
+
+    import deepspeed
+
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        engine, wrapped, dataloader, scheduler = deepspeed.initialize(
+            model=model, model_parameters=trainable, optimizer=optimizer, config=config
+        )
+    except Exception as error:
+        raise _one_sentence(error) from error
+    return engine, wrapped, dataloader, scheduler
+
+
+def start_distributed():
+    """Join the process group that the launcher describes, or make one of a single rank; twice is harmless."""
+    if torch.distributed.is_initialized():
+        import deepspeed
+
+        quiet_deepspeed()
+        deepspeed.init_distributed(verbose=False)  # somebody else made the group: let DeepSpeed know of it
+        return
+    given = [name for name in LAUNCHER_VARIABLES if name in os.environ]
+    if not given:
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    elif len(given) < len(LAUNCHER_VARIABLES):
+        missing = [name for name in LAUNCHER_VARIABLES if name not in given]
+        raise TrainingError(
+            f"The launcher set {', '.join(given)} but not {', '.join(missing)}: set all five, or none for one rank."
+        )
+    accelerator = _accelerator()
+    local_rank, world_size = int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"])
+    if accelerator.device_name() == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise TrainingError(
+                f"Local rank {local_rank} has no GPU: this machine shows {torch.cuda.device_count()}; start that many "
+                "ranks, or set DS_ACCELERATOR=cpu to run the ranks on the processor."
+            )
+        torch.cuda.set_device(local_rank)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        # Ranks that each take every core slow each other down many times over.
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", world_size))))
+
+    import deepspeed
+
+    quiet_deepspeed()
+    try:
+        deepspeed.init_distributed(verbose=False)
+    except torch.distributed.DistNetworkError as error:
+        if "EADDRINUSE" in str(error) or "already in use" in str(error):
+            raise TrainingError(
+                f"Port {os.environ['MASTER_PORT']} is already in use on this machine: choose another with --master_port."
+            ) from error
+        raise TrainingError(
+            f"No answer from the first rank at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}: check the "
+            "address, the port and the firewall between the nodes."
+        ) from error
+    atexit.register(_leave_process_group)
+
+
+def quiet_deepspeed():
+    """Leave DeepSpeed's warnings and errors on the page, and its hundreds of information lines off it."""
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)
+    # DeepSpeed 0.19.8 calls names that torch 2.13 is about to rename: nothing a reader can do about it.
+    warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch\.distributed\.")
+
+
+def free_port():
+    """Return a TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def nvme_is_available():
+    """Return whether libaio and its header are installed, without which async_io cannot be compiled."""
+    roots = [Path("/usr/include"), Path("/usr/local/include")]
+    roots += [Path(os.environ["CONDA_PREFIX"], "include")] if "CONDA_PREFIX" in os.environ else []
+    return any((root / "libaio.h").exists() for root in roots)
+
+
+def _accelerator():
+    from deepspeed.accelerator import get_accelerator
+
+    return get_accelerator()
+
+
+def _fused_adam(accelerator_name):
+    """Whether to use DeepSpeed's FusedAdam here, and why not."""
+    if accelerator_name != "cuda":
+        return False, "on a CPU it is as good and needs no compiling"
+    from deepspeed.ops.op_builder import FusedAdamBuilder
+    from deepspeed.ops.op_builder.builder import assert_no_cuda_mismatch
+
+    try:
+        assert_no_cuda_mismatch("fused_adam")
+        compatible = FusedAdamBuilder().is_compatible(verbose=False)
+    except Exception as error:  # a missing compiler has its own class in each DeepSpeed release
+        return False, f"FusedAdam does not compile: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+    return compatible, "" if compatible else "FusedAdam does not compile here; ds_report says why"
+
+
+def _choose_adam(config):
+    block = config.get("optimizer", {})
+    settings = block.setdefault("params", {}) if block else {}
+    if block.get("type", "").lower() not in ("adam", "adamw") or "torch_adam" in settings:
+        return
+    if offload_devices(config)[0] != "none":
+        return  # DeepSpeed takes its own CPU Adam for offloaded states
+    fused, reason = _fused_adam(_accelerator().device_name())
+    if not fused:
+        settings["torch_adam"] = True
+    if torch.distributed.get_rank() == 0:
+        print(f"Optimizer: {'DeepSpeed FusedAdam' if fused else f'torch AdamW: {reason}'}.", flush=True)
+
+
+def _check_precision_runs_here(config):
+    accelerator = _accelerator()
+    if config_precision(config) == "fp16" and not accelerator.is_fp16_supported():
+        raise ConfigError(
+            f"fp16 does not run on this accelerator ({accelerator.device_name()}): build the config with "
+            'precision="bf16".'
+        )
+    if config_precision(config) == "bf16" and not accelerator.is_bf16_supported():
+        raise ConfigError(
+            f"bf16 does not run on this accelerator ({accelerator.device_name()}): build the config with "
+            'precision="fp16".'
+        )
+
+
+def _check_client_optimizer(config, optimizer):
+    if optimizer is None or zero_stage(config) == 0:
+        return
+    name = type(optimizer).__name__
+    if offload_devices(config)[0] != "none" and config.get("zero_force_ds_cpu_optimizer", True):
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+        from deepspeed.ops.lion import DeepSpeedCPULion
+
+        if not isinstance(optimizer, DeepSpeedCPUAdam | DeepSpeedCPULion):
+            raise ConfigError(
+                f"The optimizer {name} cannot step on states offloaded to the CPU: pass deepspeed.ops.adam.DeepSpeedCPUAdam, "
+                "or name the optimizer in the config and pass none."
+            )
+    if not config.get("zero_allow_untested_optimizer"):
+        from deepspeed.runtime.zero.utils import is_zero_supported_optimizer
+
+        if not is_zero_supported_optimizer(optimizer):
+            raise ConfigError(
+                f"DeepSpeed has not tested ZeRO with the optimizer {name}: use Adam or AdamW, or add "
+                "'zero_allow_untested_optimizer': true to the config."
+            )
+
+
+def _check_offload_runs_here(config):
+    zero = config.get("zero_optimization", {})
+    for key in ("offload_optimizer", "offload_param"):
+        block = zero.get(key) or {}
+        if block.get("device") != "nvme":
+            continue
+        if not nvme_is_available():
+            raise TrainingError("NVMe offload needs libaio with its header: install the package libaio-dev.")
+        path = Path(block["nvme_path"])
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            writable = os.access(path, os.W_OK)
+        except OSError:
+            writable = False
+        if not writable:
+            raise TrainingError(f"{key}.nvme_path {path} cannot be written: name a folder that you own.")
+
+
+def _one_sentence(error):
+    """Turn what deepspeed.initialize raised into the sentence for it, or into its own first line."""
+    text = str(error)
+    if "extra_forbidden" in text or type(error).__name__ == "ValidationError":
+        details = [
+            f"{'.'.join(map(str, item['loc']))} ({item['msg'].lower()}, value {item['input']!r})"
+            for item in getattr(error, "errors", list)()
+        ]
+        return ConfigError(f"DeepSpeed refuses in this config: {'; '.join(details) or text}: mend or delete that key.")
+    if type(error).__name__ in ("CUDAMismatchException", "MissingCUDAException") or "CUDA_HOME" in text:
+        return TrainingError(
+            "DeepSpeed cannot compile its CUDA ops here, because nvcc is missing or of another version than torch's: install "
+            'the matching CUDA toolkit, or add "torch_adam": true to the optimizer\'s params.'
+        )
+    if "Error building extension" in text or "Ninja is required" in text or "ninja" in text.lower():
+        return TrainingError(
+            "DeepSpeed could not compile one of its ops: run `make ops` to see the compiler's own message; a C++ "
+            "compiler (package g++), ninja and Python's headers (package python3-dev) are needed."
+        )
+    first_line = text.strip().splitlines()[0] if text.strip() else "no message"
+    return TrainingError(f"deepspeed.initialize failed with {type(error).__name__}: {first_line}")
+
+
+def _leave_process_group():
+    if torch.distributed.is_initialized():
+        with contextlib.suppress(Exception):  # the interpreter is going: nothing can be done about a lost peer
+            torch.distributed.destroy_process_group()

@@ -1,0 +1,149 @@
+"""Start the program under the deepspeed launcher, see it through, and bring its result back.
+
+    python -c "from labsupport import run_program; print(run_program(['--stage', '2'], ranks=2)['final_loss'])"
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from labsupport.errors import LabError, TrainingError
+
+PROGRAM = Path(__file__).with_name("deepspeed_trainer.py")
+SET_BY_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT",
+                     "CROSS_RANK", "CROSS_SIZE", "GROUP_RANK", "ROLE_RANK", "CUDA_VISIBLE_DEVICES")  # fmt: skip
+
+
+def launcher_command(ranks=None, hostfile=None, port=None):
+    """Return the command that starts a script under the deepspeed launcher, up to the script's own name."""
+    from labsupport.engine import free_port
+
+    command = [sys.executable, "-m", "deepspeed.launcher.runner"]
+    if ranks is not None:
+        command += ["--num_gpus", str(ranks)]
+    if hostfile is not None:
+        command += ["--hostfile", str(hostfile)]
+    return [*command, "--master_port", str(port or free_port())]
+
+
+def launcher_environment(inherit_gpus=True):
+    """Return this environment without what another launcher set, with one thread a rank on a CPU."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in SET_BY_A_LAUNCHER or (inherit_gpus and name == "CUDA_VISIBLE_DEVICES" and "RANK" not in os.environ)
+    }
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    environment["PYTHONUNBUFFERED"] = "1"
+    return environment
+
+
+def run_program(arguments, ranks=2, on_line=None, timeout_seconds=1800):
+    """Run the training program on real ranks and return its JSON result as a dict.
+
+    arguments: the program's own, for example ["--stage", "2"]. on_line: called with each line that it
+    prints. Raises TrainingError with the program's own sentence when it fails or takes too long; whatever
+    happens, Ctrl-C included, no rank is left running.
+    """
+    with tempfile.TemporaryDirectory(prefix="deepspeed-lab-") as folder:
+        result = Path(folder, "result.json")
+        command = [*launcher_command(ranks), str(PROGRAM), *map(str, arguments), "--json", str(result)]
+        status, lines = run_to_the_end(command, launcher_environment(), on_line, timeout_seconds)
+        if status or not result.exists():
+            raise TrainingError(_failure(lines, status, timeout_seconds))
+        return json.loads(result.read_text())
+
+
+def run_to_the_end(command, environment, on_line=None, timeout_seconds=None):
+    """Run a command in a process group of its own and return (exit status, lines that it printed).
+
+    On a time-out (status None), an interrupt or any error the whole group is stopped before this returns.
+    """
+    process = subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, errors="replace", start_new_session=True,
+    )  # fmt: skip
+    lines, stopped = [], []
+
+    def stop_late():
+        stopped.append(True)
+        stop_group(process)
+
+    import threading
+
+    alarm = threading.Timer(timeout_seconds, stop_late) if timeout_seconds else None
+    if alarm:
+        alarm.start()
+    try:
+        for line in process.stdout:
+            lines.append(line.rstrip("\n"))
+            if on_line is not None:
+                on_line(lines[-1])
+        status = process.wait()
+    finally:
+        if alarm:
+            alarm.cancel()
+        stop_group(process)
+        process.stdout.close()
+    return (None if stopped else status), lines
+
+
+def stop_group(process):
+    """Stop a process and everything that it started: first by request, then by force."""
+    # The launcher starts each rank in a group of its own, so name the descendants, not the group.
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.send_signal(signal.SIGTERM)
+        _, alive = psutil.wait_procs(family, timeout=5)
+        for member in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def check_hostfile(path):
+    """Return {host: slots} of a hostfile; raises LabError, with the line, for what DeepSpeed cannot read.
+
+    DeepSpeed itself goes on alone when the file is missing.
+    """
+    import re
+
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError as error:
+        raise LabError(f"Cannot read the hostfile {path}: {error.strerror.lower()}; DeepSpeed would train on this machine alone.") from None
+    hosts = {}
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        match = re.fullmatch(r"(\S+)\s+slots=(\d+)", text)
+        if not match:
+            raise LabError(f"Line {number} of {path} is {line.strip()!r}: write a host and its GPUs, like `node1 slots=8`.")
+        if match[1] in hosts:
+            raise LabError(f"Line {number} of {path} names the host {match[1]} again: give each host one line.")
+        hosts[match[1]] = int(match[2])
+    if not hosts:
+        raise LabError(f"The hostfile {path} names no host: write one line a host, like `node1 slots=8`.")
+    return hosts
+
+
+def _failure(lines, status, timeout_seconds):
+    if status is None:
+        return f"The program took longer than {timeout_seconds} s and was stopped: use fewer steps or a smaller model."
+    own = [line.partition("error: ")[2] for line in lines if line.startswith("error: ")]
+    if own:
+        return own[0]
+    tail = [line for line in lines if line.strip()][-15:]
+    return f"The program ended with status {status}; its last lines were:\n" + "\n".join(tail)

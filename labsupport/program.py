@@ -1,0 +1,255 @@
+"""What `labsupport/deepspeed_trainer.py` does when it is run: read the arguments, train, report."""
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from labsupport.config import (
+    config_precision,
+    create_deepspeed_config,
+    offload_devices,
+    read_config,
+    zero_stage,
+)
+from labsupport.errors import ConfigError, LabError, TrainingError
+from labsupport.models import PRESETS
+
+WARM_UP_STEPS = 2  # optimizer steps that are not counted in the speed: buffers and Adam's states come up in them
+VALIDATION_BATCHES = 4
+BANNER_WIDTH = 64
+
+
+class OneSentenceParser(argparse.ArgumentParser):
+    """An argument parser whose mistakes are LabErrors, like everyone else's."""
+
+    def error(self, message):
+        raise LabError(f"{message}; see --help.")
+
+
+def parse(arguments=None):
+    """Return the program's arguments; raises LabError for one that it does not know."""
+    parser = OneSentenceParser(
+        prog="deepspeed_trainer.py", description="Train a byte-level language model on Python's standard library with DeepSpeed."
+    )
+    add = parser.add_argument
+    add("--stage", type=int, default=2, choices=(0, 1, 2, 3), help="ZeRO stage (default 2)")
+    add("--offload", nargs="?", const="cpu", default="none", choices=("none", "cpu", "nvme"),
+        help="move optimizer states, and at stage 3 parameters, to the CPU or to NVMe")  # fmt: skip
+    add("--nvme-path", help="folder on the NVMe drive, for --offload nvme")
+    add("--config", metavar="FILE", help="a ds_config.json; it decides stage, precision, offload and batch")
+    add("--precision", default="auto", choices=("auto", "bf16", "fp16", "fp32"), help="default: what this machine runs best")
+    add("--model", choices=tuple(PRESETS), help="default: 1m on a CPU, 85m on a GPU")
+    add("--steps", type=int, default=60, help="optimizer steps of the whole run (default 60)")
+    add("--micro-batch", type=int, default=4, help="samples per rank per forward pass (default 4)")
+    add("--accumulation", type=int, default=1, help="micro-batches per optimizer step (default 1)")
+    add("--sequence-length", type=int, default=128, help="bytes per sample (default 128)")
+    add("--lr", type=float, default=1e-3, help="learning rate (default 0.001)")
+    add("--seed", type=int, default=0)
+    add("--save", metavar="DIR", help="save a checkpoint here at the end")
+    add("--resume", metavar="DIR", help="load the checkpoint here first, go on to --steps, and save here again")
+    add("--json", metavar="FILE", help="write the result here")
+    add("--compare", action="store_true", help="run stages 0 to 3 one after the other and print a table")
+    add("--ranks", type=int, help="ranks for --compare (default: one a GPU; 2 on a CPU)")
+    add("--hostfile", metavar="FILE", help="hand over to the deepspeed launcher on these hosts")
+    add("--local_rank", type=int, help=argparse.SUPPRESS)  # older launchers pass it
+    options = parser.parse_args(arguments)
+    for name in ("steps", "micro_batch", "accumulation", "sequence_length"):
+        if getattr(options, name) < 1:
+            raise LabError(f"--{name.replace('_', '-')} is {getattr(options, name)}: give a whole number of at least 1.")
+    if options.sequence_length < 2:
+        raise LabError("--sequence-length is 1: a next byte needs at least 2.")
+    return options
+
+
+def run(arguments=None):
+    """Do what the command line asks for and return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = parse(arguments)
+    if options.hostfile:
+        return _hand_over_to_launcher(options.hostfile, arguments)
+    if options.compare:
+        from labsupport.compare import compare_stages
+
+        return compare_stages(options)
+    result = train(options)
+    if result is not None:
+        print(banner(result), flush=True)
+        if options.json:
+            write_json(options.json, result)
+    return 0
+
+
+def train(options):
+    """Train on this rank as `options` ask and return the result on rank 0, None on the others."""
+    from labsupport.engine import describe_machine, start_distributed
+
+    start_distributed()
+    import torch
+
+    from labsupport.corpus import endless_batches, text_loader
+    from labsupport.deepspeed_trainer import DeepSpeedTrainer
+    from labsupport.ledger import held_bytes, largest_over_ranks, model_state_total, peak_step_bytes
+    from labsupport.models import build_model, count_parameters
+
+    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    say = print if rank == 0 else (lambda *_, **__: None)
+    machine = describe_machine()
+    preset = options.model or ("85m" if machine.accelerator == "cuda" else "1m")
+    config = make_config(options, machine, world_size)
+    say(f"Machine: {machine}.\nModel: {preset}, {world_size} rank{'s' * (world_size > 1)}, ZeRO stage {zero_stage(config)}, "
+        f"{config_precision(config)}.", flush=True)  # fmt: skip
+
+    trainer = DeepSpeedTrainer(build_model(preset, options.seed), config)
+    engine = trainer.engine
+    micro_batch, accumulation = engine.train_micro_batch_size_per_gpu(), engine.gradient_accumulation_steps()
+    window = (micro_batch, rank, world_size, options.sequence_length)
+    training_batches = endless_batches(text_loader(*window, seed=options.seed))
+    validation = list(itertools.islice(text_loader(*window, split="validation"), VALIDATION_BATCHES))
+
+    done = 0
+    if options.resume:
+        done = trainer.load_checkpoint(options.resume).get("steps", engine.global_steps)
+        say(f"Resumed {options.resume} after step {done}.", flush=True)
+        if done >= options.steps:
+            raise TrainingError(f"The checkpoint {options.resume} already has {done} steps: ask for more with --steps.")
+    initial_loss = trainer.evaluate(validation)
+    for _ in range(done * accumulation):
+        next(training_batches)
+    step_seconds = _timed_steps(trainer, training_batches, options.steps - done, accumulation)
+    final_loss = trainer.evaluate(validation)
+
+    if options.save or options.resume:
+        folder = options.save or options.resume
+        say(f"Saved {folder}/{trainer.save_checkpoint(folder, {'steps': options.steps})}.", flush=True)
+    state_bytes = largest_over_ranks(model_state_total(held_bytes(engine)), engine.device)
+    batches = list(itertools.islice(training_batches, accumulation))
+    peak_bytes = largest_over_ranks(peak_step_bytes(engine, lambda: [trainer.train_step(b) for b in batches]), engine.device)
+    counted = step_seconds[WARM_UP_STEPS:] or step_seconds
+    if rank != 0:
+        return None
+    return {
+        "stage": zero_stage(config),
+        "world_size": world_size,
+        "accelerator": machine.accelerator,
+        "precision": config_precision(config),
+        "offload": dict(zip(("optimizer", "parameters"), offload_devices(config), strict=True)),
+        "model": preset,
+        "parameters": count_parameters(engine.module),
+        "initial_loss": initial_loss,
+        "final_loss": final_loss,
+        "samples_per_second": engine.train_batch_size() / statistics.median(counted),
+        "step_seconds": counted,
+        "warm_up_steps": min(WARM_UP_STEPS, len(step_seconds) - len(counted)),
+        "steps": options.steps,
+        "peak_bytes_per_rank": peak_bytes,
+        "model_state_bytes_per_rank": state_bytes,
+        "config": config,
+        "seed": options.seed,
+        "hardware": str(machine),
+        "versions": versions(),
+    }
+
+
+def make_config(options, machine, world_size):
+    """Return the config that the options name: the file's, or one built for this machine."""
+    if options.config:
+        return read_config(options.config)
+    if options.offload != "none" and options.stage == 0:
+        raise ConfigError("--offload at --stage 0 would do nothing, because nothing is partitioned: use stage 1, 2 or 3.")
+    offload = options.offload if options.offload != "none" else False
+    return create_deepspeed_config(
+        stage=options.stage,
+        precision=machine.precision if options.precision == "auto" else options.precision,
+        train_batch_size=options.micro_batch * options.accumulation * world_size,
+        gradient_accumulation_steps=options.accumulation,
+        offload_optimizer=offload,
+        offload_param=offload if options.stage == 3 else False,
+        nvme_path=options.nvme_path,
+        world_size=world_size,
+        lr=options.lr,
+    )
+
+
+def versions():
+    """Return the versions of Python, torch, deepspeed and transformers that are running."""
+    import platform
+    from importlib.metadata import version
+
+    return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "deepspeed", "transformers")}}
+
+
+def write_json(path, result):
+    """Write the result whole or not at all; raises LabError where the path cannot be written."""
+    try:
+        part = Path(f"{path}.part")
+        part.write_text(json.dumps(result, indent=1) + "\n")
+        part.replace(path)
+    except OSError as error:
+        raise LabError(f"Cannot write the result to {path}: {error.strerror.lower()}; choose another file.") from None
+
+
+def banner(result):
+    """Return the lab's closing banner for a result, as text."""
+    place = "GPU" if result["accelerator"] == "cuda" else "rank (CPU)"
+    offload = ", ".join(f"{what} to {where}" for what, where in result["offload"].items() if where != "none") or "none"
+    rows = [
+        ("ZeRO stage", f"{result['stage']} on {result['world_size']} rank{'s' * (result['world_size'] > 1)}, {result['precision']}"),
+        ("Offload", offload),
+        ("Initial loss", f"{result['initial_loss']:.4f}"),
+        ("Final loss", f"{result['final_loss']:.4f}"),
+        (f"Memory per {place}", f"{mebibytes(result['model_state_bytes_per_rank'])} model states, "
+                                f"{mebibytes(result['peak_bytes_per_rank'])} peak"),
+        ("Samples per second", f"{result['samples_per_second']:.1f}"),
+    ]  # fmt: skip
+    lines = ["=" * BANNER_WIDTH, "Lab 05 Milestone: DeepSpeed Training Complete!", "=" * BANNER_WIDTH]
+    lines += [f"{name + ':':24}{value}" for name, value in rows]
+    if result["world_size"] == 1 and result["stage"] > 0:
+        lines.append("One rank: nothing is partitioned. Start two with: deepspeed --num_gpus 2 ...")
+    return "\n".join([*lines, "=" * BANNER_WIDTH])
+
+
+def mebibytes(count):
+    """Return a number of bytes as text in MiB."""
+    return f"{count / 2**20:.1f} MiB"
+
+
+def _timed_steps(trainer, batches, steps, accumulation):
+    """Train `steps` optimizer steps with a progress bar on rank 0 and return the seconds of each."""
+    from tqdm import tqdm
+
+    trainer.engine.train()
+    seconds = []
+    with tqdm(total=steps, disable=trainer.rank != 0, unit="step", desc="training", mininterval=1.0) as bar:
+        for _ in range(steps):
+            start = time.perf_counter()
+            loss = sum(trainer.train_step(next(batches)) for _ in range(accumulation)) / accumulation
+            seconds.append(time.perf_counter() - start)
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.update()
+    return seconds
+
+
+def _hand_over_to_launcher(hostfile, arguments):
+    """Start the deepspeed launcher over the hostfile, with these arguments less --hostfile itself."""
+    from labsupport.launch import PROGRAM, check_hostfile, launcher_command, launcher_environment, run_to_the_end
+
+    check_hostfile(hostfile)
+    if int(os.environ.get("RANK", "0")) != 0:
+        return 0  # the first rank hands over for all
+    kept, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument == "--hostfile":
+            skip = True
+        elif not argument.startswith(("--hostfile=", "--local_rank=")):
+            kept.append(argument)
+    command = [*launcher_command(hostfile=hostfile), str(PROGRAM), *kept]
+    print(f"Handing over: deepspeed --hostfile {hostfile} {PROGRAM.name} {' '.join(kept)}", flush=True)
+    status, _ = run_to_the_end(command, launcher_environment(), on_line=lambda line: print(line, flush=True))
+    return status
