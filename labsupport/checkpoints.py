@@ -32,5 +32,7 @@ def require_possible_folder(path):
     for part in (folder, *folder.parents):
         if part.exists():
             if not part.is_dir():
-                raise CheckpointError(f"The checkpoint folder {path} cannot be made, because {part} is a file: choose another.")
+                raise CheckpointError(
+                    f"The checkpoint folder {path} cannot be made, because {part} is a file: choose another."
+                )
             return

@@ -40,7 +40,9 @@ def start_ranks(count=2, accelerator=None):
     if accelerator not in ("cuda", "cpu"):
         raise LabError(f"accelerator is {accelerator!r}: choose 'cuda' or 'cpu'.")
     if accelerator == "cuda" and gpus < count:
-        raise TrainingError(f"{count} ranks need {count} GPUs and this machine shows {gpus}: start fewer, or accelerator='cpu'.")
+        raise TrainingError(
+            f"{count} ranks need {count} GPUs and this machine shows {gpus}: start fewer, or accelerator='cpu'."
+        )
     if _current is not None:
         _current.stop()
     _current = Ranks(count, accelerator)
@@ -111,7 +113,9 @@ class Ranks:
         collective are stopped, since nothing else can wake them.
         """
         self._require_alive()
-        return self._wait([self._client[n].apply_async(function, *arguments, **named) for n in range(self.count)], "running")
+        return self._wait(
+            [self._client[n].apply_async(function, *arguments, **named) for n in range(self.count)], "running"
+        )
 
     def pull(self, name):
         """Return the value that the variable `name` has on each rank, as a list in the order of the ranks."""
@@ -164,7 +168,9 @@ class Ranks:
                 time.sleep(0.1)
         except KeyboardInterrupt:
             self.stop()
-            raise LabError(f"Interrupted while {doing} the ranks, so they were stopped: run start_ranks again.") from None
+            raise LabError(
+                f"Interrupted while {doing} the ranks, so they were stopped: run start_ranks again."
+            ) from None
         failed = [n for n, call in enumerate(calls) if not call.successful()]
         if failed:
             raise TrainingError(f"Rank {failed[0]} failed: {_reason(calls[failed[0]])}")
@@ -199,7 +205,12 @@ def _become_rank(rank, environment, kernel_pid, controller_pid):
     from labsupport.engine import start_distributed
 
     start_distributed()
-    names = {"rank": rank, "world_size": int(environment["WORLD_SIZE"]), "torch": torch, "deepspeed": deepspeed}
+    names = {
+        "rank": rank,
+        "world_size": int(environment["WORLD_SIZE"]),
+        "torch": torch,
+        "deepspeed": deepspeed,
+    }
     get_ipython().push(names)
     on_gpu = environment["DS_ACCELERATOR"] == "cuda"
     return {
@@ -226,7 +237,10 @@ class _LiveOutput:
         if seconds < 2:
             return
         last = next((line for line in reversed(texts[0].splitlines()) if line.strip()), "")
-        self._show(f"running on {len(texts)} ranks, {seconds:.0f} s   {last}", f"<pre>running, {seconds:.0f} s   {html.escape(last)}</pre>")
+        self._show(
+            f"running on {len(texts)} ranks, {seconds:.0f} s   {last}",
+            f"<pre>running, {seconds:.0f} s   {html.escape(last)}</pre>",
+        )
 
     def final(self, outputs, errors):
         texts = [f"{out}{err}".rstrip() for out, err in zip(outputs, errors, strict=True)]

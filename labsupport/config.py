@@ -84,6 +84,9 @@ def create_deepspeed_config(
         precision = "fp16" if fp16 else "fp32"
     if precision not in PRECISIONS:
         raise ConfigError(f"precision is {precision!r}: choose one of {', '.join(PRECISIONS)}.")
+    for name, value in (("lr", lr), ("weight_decay", weight_decay), ("gradient_clipping", gradient_clipping)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+            raise ConfigError(f"{name} is {value!r}: give a number of at least 0.")
 
     config = {
         "train_batch_size": train_batch_size,
@@ -92,7 +95,8 @@ def create_deepspeed_config(
         "optimizer": {"type": optimizer, "params": {"lr": lr, "weight_decay": weight_decay}},
         "zero_optimization": {"stage": stage, **_bucket_settings(stage, bucket_size)},
     }
-    micro_batch_size = micro_batch_size or _inferred_micro_batch_size(config, world_size)
+    if micro_batch_size is None:
+        micro_batch_size = _inferred_micro_batch_size(config, world_size)
     if micro_batch_size is not None:
         config["train_micro_batch_size_per_gpu"] = micro_batch_size
     if precision == "fp16":
@@ -115,7 +119,12 @@ def create_deepspeed_config(
 
 
 def create_offload_config(
-    optimizer_offload=True, param_offload=False, offload_device="cpu", *, nvme_path=None, buffer_size=10_000_000
+    optimizer_offload=True,
+    param_offload=False,
+    offload_device="cpu",
+    *,
+    nvme_path=None,
+    buffer_size=10_000_000,
 ):
     """Build the part of a config that moves optimizer states, parameters or both off the accelerator.
 
@@ -140,7 +149,12 @@ def create_offload_config(
         zero["offload_param"] = target | parameter_buffers
     fragment = {"zero_optimization": zero}
     if offload_device == "nvme" and zero:
-        fragment["aio"] = {"block_size": 1048576, "queue_depth": 8, "single_submit": False, "overlap_events": True}
+        fragment["aio"] = {
+            "block_size": 1048576,
+            "queue_depth": 8,
+            "single_submit": False,
+            "overlap_events": True,
+        }
     return fragment
 
 
@@ -169,9 +183,14 @@ def read_config(path):
             f"{path} is not valid JSON at line {error.lineno}, column {error.colno}: {error.msg.lower()}; "
             "look for a missing comma or quote just before that place."
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"Cannot read the config {path}: {reason.lower()}; give the path of a JSON file.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"Cannot read the config {path}: it is not UTF-8 text; give the path of a JSON file."
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot read the config {path}: {error.strerror.lower()}; give the path of a JSON file."
+        ) from None
     return validate_config(config)
 
 
@@ -183,7 +202,9 @@ def validate_config(config, world_size=None):
     wrong place, both half precisions at once, Hugging Face's "auto" outside the Trainer.
     """
     if not isinstance(config, dict):
-        raise ConfigError(f"A DeepSpeed config is a dict, not {type(config).__name__}: pass a dict or read_config(path).")
+        raise ConfigError(
+            f"A DeepSpeed config is a dict, not {type(config).__name__}: pass a dict or read_config(path)."
+        )
     _check_key_names(config)
     _check_auto_values(config)
     zero = config.get("zero_optimization", {})
@@ -243,7 +264,10 @@ def _inferred_micro_batch_size(config, world_size):
     """The samples per rank per forward pass that make the triple multiply, or None where that is not known."""
     if world_size is None:
         return None
-    for name, value in (("world_size", world_size), *((key, config[key]) for key in BATCH_KEYS if key in config)):
+    for name, value in (
+        ("world_size", world_size),
+        *((key, config[key]) for key in BATCH_KEYS if key in config),
+    ):
         _require_positive_integer(name, value)
     batch, steps = config["train_batch_size"], config["gradient_accumulation_steps"]
     if batch % (steps * world_size):
@@ -261,9 +285,15 @@ def _scheduler_block(scheduler, lr, warmup_steps, total_steps):
     if needs_total[scheduler] and not total_steps:
         raise ConfigError(f"scheduler {scheduler!r} needs total_steps, the optimizer steps of the whole run.")
     if scheduler == "WarmupCosineLR":  # scales the optimizer's own lr by ratios
-        return {"type": scheduler, "params": {"warmup_num_steps": max(warmup_steps, 2), "total_num_steps": total_steps}}
+        return {
+            "type": scheduler,
+            "params": {"warmup_num_steps": max(warmup_steps, 2), "total_num_steps": total_steps},
+        }
     params = {"warmup_min_lr": 0.0, "warmup_max_lr": lr, "warmup_num_steps": max(warmup_steps, 2)}
-    return {"type": scheduler, "params": params | ({"total_num_steps": total_steps} if needs_total[scheduler] else {})}
+    return {
+        "type": scheduler,
+        "params": params | ({"total_num_steps": total_steps} if needs_total[scheduler] else {}),
+    }
 
 
 def _refuse_duplicates(pairs):
@@ -278,7 +308,9 @@ def _refuse_duplicates(pairs):
 def _check_key_names(config):
     for key in config:
         if key in REMOVED_KEYS:
-            raise ConfigError(f"{key!r} was removed from DeepSpeed, which refuses it even when disabled: delete the key.")
+            raise ConfigError(
+                f"{key!r} was removed from DeepSpeed, which refuses it even when disabled: delete the key."
+            )
         if key not in TOP_LEVEL_KEYS:
             close = difflib.get_close_matches(str(key), TOP_LEVEL_KEYS, n=1)
             way_out = f"did you mean {close[0]!r}?" if close else "delete it or move it into the block it belongs to."
@@ -298,7 +330,9 @@ def _check_auto_values(block, path=""):
 
 def _check_zero_keys(zero):
     if "aio" in zero:
-        raise ConfigError("'aio' stands inside zero_optimization, where DeepSpeed refuses it: move it to the top level.")
+        raise ConfigError(
+            "'aio' stands inside zero_optimization, where DeepSpeed refuses it: move it to the top level."
+        )
     if "grad_accum_dtype" in zero or "data_types" in zero:
         raise ConfigError(
             "data_types stands inside zero_optimization, where DeepSpeed refuses it: write "
@@ -369,7 +403,11 @@ def _check_batch_triple(config, world_size):
     steps = given.get("gradient_accumulation_steps")
     if world_size is not None:
         _require_positive_integer("world_size", world_size)
-    known = {"train_micro_batch_size_per_gpu": micro, "gradient_accumulation_steps": steps, "world_size": world_size}
+    known = {
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": steps,
+        "world_size": world_size,
+    }
     product, factors = 1, []
     for name, value in known.items():
         if value is not None:

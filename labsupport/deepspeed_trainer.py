@@ -1,8 +1,8 @@
 """DeepSpeedTrainer, and the program that trains with it on the standard library's text.
 
-    deepspeed --num_gpus 2 labsupport/deepspeed_trainer.py --stage 2
-    deepspeed --num_gpus 2 labsupport/deepspeed_trainer.py --stage 3 --offload
-    python labsupport/deepspeed_trainer.py --compare
+deepspeed --num_gpus 2 labsupport/deepspeed_trainer.py --stage 2
+deepspeed --num_gpus 2 labsupport/deepspeed_trainer.py --stage 3 --offload
+python labsupport/deepspeed_trainer.py --compare
 """
 
 import itertools
@@ -17,7 +17,13 @@ from labsupport.config import create_deepspeed_config, create_offload_config
 from labsupport.engine import initialize_deepspeed
 from labsupport.errors import CheckpointError, ConfigError, LabError, TrainingError
 
-__all__ = ["DeepSpeedTrainer", "create_deepspeed_config", "create_offload_config", "initialize_deepspeed", "main"]
+__all__ = [
+    "DeepSpeedTrainer",
+    "create_deepspeed_config",
+    "create_offload_config",
+    "initialize_deepspeed",
+    "main",
+]
 
 # The caller's state is saved under one key of ours. DeepSpeed lays client_state over its own dict, so a
 # caller's "module" or "global_steps" would overwrite the engine's.
@@ -79,7 +85,9 @@ class DeepSpeedTrainer:
                         on_step(steps, mean)
                 bar.update()
         if steps == 0:
-            raise TrainingError("The dataloader gave no batch: check that it holds at least one whole micro-batch per rank.")
+            raise TrainingError(
+                "The dataloader gave no batch: check that it holds at least one whole micro-batch per rank."
+            )
         if in_window:
             total += self._finite_mean(window / in_window, in_window) * in_window
         return total / steps

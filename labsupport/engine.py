@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import socket
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,12 +110,15 @@ def start_distributed():
         return
     given = [name for name in LAUNCHER_VARIABLES if name in os.environ]
     if not given:
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+        os.environ.update(
+            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port())
+        )
     elif len(given) < len(LAUNCHER_VARIABLES):
         missing = [name for name in LAUNCHER_VARIABLES if name not in given]
         raise TrainingError(
             f"The launcher set {', '.join(given)} but not {', '.join(missing)}: set all five, or none for one rank."
         )
+    put_own_tools_first()
     accelerator = _accelerator()
     local_rank, world_size = int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"])
     if accelerator.device_name() == "cuda":
@@ -126,7 +130,9 @@ def start_distributed():
         torch.cuda.set_device(local_rank)
     elif "OMP_NUM_THREADS" not in os.environ:
         # Ranks that each take every core slow each other down many times over.
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", world_size))))
+        torch.set_num_threads(
+            max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", world_size)))
+        )
 
     import deepspeed
 
@@ -152,6 +158,16 @@ def quiet_deepspeed():
     logger.setLevel(logging.WARNING)
     # DeepSpeed 0.19.8 calls names that torch 2.13 is about to rename: nothing a reader can do about it.
     warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch\.distributed\.")
+
+
+def put_own_tools_first():
+    """Put this interpreter's folder first on the PATH, so that DeepSpeed finds the ninja that came with it.
+
+    Another ninja reads the build log differently and compiles every op again, for minutes.
+    """
+    folder = str(Path(sys.executable).parent)
+    if os.environ.get("PATH", "").split(os.pathsep)[0] != folder:
+        os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", os.defpath)
 
 
 def free_port():
@@ -185,7 +201,10 @@ def _fused_adam(accelerator_name):
         assert_no_cuda_mismatch("fused_adam")
         compatible = FusedAdamBuilder().is_compatible(verbose=False)
     except Exception as error:  # a missing compiler has its own class in each DeepSpeed release
-        return False, f"FusedAdam does not compile: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        return (
+            False,
+            f"FusedAdam does not compile: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+        )
     return compatible, "" if compatible else "FusedAdam does not compile here; ds_report says why"
 
 

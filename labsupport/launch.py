@@ -1,6 +1,6 @@
 """Start the program under the deepspeed launcher, see it through, and bring its result back.
 
-    python -c "from labsupport import run_program; print(run_program(['--stage', '2'], ranks=2)['final_loss'])"
+python -c "from labsupport import run_program; print(run_program(['--stage', '2'], ranks=2)['final_loss'])"
 """
 
 import contextlib
@@ -36,7 +36,8 @@ def launcher_environment(inherit_gpus=True):
     environment = {
         name: value
         for name, value in os.environ.items()
-        if name not in SET_BY_A_LAUNCHER or (inherit_gpus and name == "CUDA_VISIBLE_DEVICES" and "RANK" not in os.environ)
+        if name not in SET_BY_A_LAUNCHER
+        or (inherit_gpus and name == "CUDA_VISIBLE_DEVICES" and "RANK" not in os.environ)
     }
     environment.setdefault("OMP_NUM_THREADS", "1")
     environment["PYTHONUNBUFFERED"] = "1"
@@ -122,7 +123,9 @@ def check_hostfile(path):
     try:
         lines = Path(path).read_text().splitlines()
     except OSError as error:
-        raise LabError(f"Cannot read the hostfile {path}: {error.strerror.lower()}; DeepSpeed would train on this machine alone.") from None
+        raise LabError(
+            f"Cannot read the hostfile {path}: {error.strerror.lower()}; DeepSpeed would train on this machine alone."
+        ) from None
     hosts = {}
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
@@ -130,7 +133,9 @@ def check_hostfile(path):
             continue
         match = re.fullmatch(r"(\S+)\s+slots=(\d+)", text)
         if not match:
-            raise LabError(f"Line {number} of {path} is {line.strip()!r}: write a host and its GPUs, like `node1 slots=8`.")
+            raise LabError(
+                f"Line {number} of {path} is {line.strip()!r}: write a host and its GPUs, like `node1 slots=8`."
+            )
         if match[1] in hosts:
             raise LabError(f"Line {number} of {path} names the host {match[1]} again: give each host one line.")
         hosts[match[1]] = int(match[2])

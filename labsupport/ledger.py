@@ -68,9 +68,12 @@ def peak_step_bytes(engine, step):
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated()
     before = sum(held_bytes(engine).values())
-    with _silent_stderr(), torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
-    ) as profile:
+    with (
+        _silent_stderr(),
+        torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
+        ) as profile,
+    ):
         step()
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     running = largest = 0

@@ -32,8 +32,7 @@ def model_state_parts(parameters, stage, world_size):
     whole = {"parameters": PARAMETER_BYTES, "gradients": GRADIENT_BYTES, "optimizer states": OPTIMIZER_BYTES}
     partitioned_from = {"optimizer states": 1, "gradients": 2, "parameters": 3}
     return {
-        role: parameters * each / (world_size if stage >= partitioned_from[role] else 1)
-        for role, each in whole.items()
+        role: parameters * each / (world_size if stage >= partitioned_from[role] else 1) for role, each in whole.items()
     }
 
 

@@ -36,7 +36,11 @@ class LabFigure:
             f'<div class="lab-figure-plot"></div><script type="application/json">{text}</script>'
             f"<figcaption>{html.escape(self.alt)}</figcaption></figure>"
         )
-        return {"application/vnd.plotly.v1+json": data, "text/html": page, "text/plain": f"Figure: {self.alt}"}
+        return {
+            "application/vnd.plotly.v1+json": data,
+            "text/html": page,
+            "text/plain": f"Figure: {self.alt}",
+        }
 
 
 def loss_curves(losses, title, alt, x_title="micro-batch"):

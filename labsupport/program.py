@@ -34,7 +34,8 @@ class OneSentenceParser(argparse.ArgumentParser):
 def parse(arguments=None):
     """Return the program's arguments; raises LabError for one that it does not know."""
     parser = OneSentenceParser(
-        prog="deepspeed_trainer.py", description="Train a byte-level language model on Python's standard library with DeepSpeed."
+        prog="deepspeed_trainer.py",
+        description="Train a byte-level language model on Python's standard library with DeepSpeed.",
     )
     add = parser.add_argument
     add("--stage", type=int, default=2, choices=(0, 1, 2, 3), help="ZeRO stage (default 2)")
@@ -42,7 +43,12 @@ def parse(arguments=None):
         help="move optimizer states, and at stage 3 parameters, to the CPU or to NVMe")  # fmt: skip
     add("--nvme-path", help="folder on the NVMe drive, for --offload nvme")
     add("--config", metavar="FILE", help="a ds_config.json; it decides stage, precision, offload and batch")
-    add("--precision", default="auto", choices=("auto", "bf16", "fp16", "fp32"), help="default: what this machine runs best")
+    add(
+        "--precision",
+        default="auto",
+        choices=("auto", "bf16", "fp16", "fp32"),
+        help="default: what this machine runs best",
+    )
     add("--model", choices=tuple(PRESETS), help="default: 1m on a CPU, 85m on a GPU")
     add("--steps", type=int, default=60, help="optimizer steps of the whole run (default 60)")
     add("--micro-batch", type=int, default=4, help="samples per rank per forward pass (default 4)")
@@ -51,7 +57,11 @@ def parse(arguments=None):
     add("--lr", type=float, default=1e-3, help="learning rate (default 0.001)")
     add("--seed", type=int, default=0)
     add("--save", metavar="DIR", help="save a checkpoint here at the end")
-    add("--resume", metavar="DIR", help="load the checkpoint here first, go on to --steps, and save here again")
+    add(
+        "--resume",
+        metavar="DIR",
+        help="load the checkpoint here first, go on to --steps, and save here again",
+    )
     add("--json", metavar="FILE", help="write the result here")
     add("--compare", action="store_true", help="run stages 0 to 3 one after the other and print a table")
     add("--ranks", type=int, help="ranks for --compare (default: one a GPU; 2 on a CPU)")
@@ -60,7 +70,9 @@ def parse(arguments=None):
     options = parser.parse_args(arguments)
     for name in ("steps", "micro_batch", "accumulation", "sequence_length"):
         if getattr(options, name) < 1:
-            raise LabError(f"--{name.replace('_', '-')} is {getattr(options, name)}: give a whole number of at least 1.")
+            raise LabError(
+                f"--{name.replace('_', '-')} is {getattr(options, name)}: give a whole number of at least 1."
+            )
     if options.sequence_length < 2:
         raise LabError("--sequence-length is 1: a next byte needs at least 2.")
     return options
@@ -128,7 +140,9 @@ def train(options):
         say(f"Saved {folder}/{trainer.save_checkpoint(folder, {'steps': options.steps})}.", flush=True)
     state_bytes = largest_over_ranks(model_state_total(held_bytes(engine)), engine.device)
     batches = list(itertools.islice(training_batches, accumulation))
-    peak_bytes = largest_over_ranks(peak_step_bytes(engine, lambda: [trainer.train_step(b) for b in batches]), engine.device)
+    peak_bytes = largest_over_ranks(
+        peak_step_bytes(engine, lambda: [trainer.train_step(b) for b in batches]), engine.device
+    )
     counted = step_seconds[WARM_UP_STEPS:] or step_seconds
     if rank != 0:
         return None
@@ -160,7 +174,9 @@ def make_config(options, machine, world_size):
     if options.config:
         return read_config(options.config)
     if options.offload != "none" and options.stage == 0:
-        raise ConfigError("--offload at --stage 0 would do nothing, because nothing is partitioned: use stage 1, 2 or 3.")
+        raise ConfigError(
+            "--offload at --stage 0 would do nothing, because nothing is partitioned: use stage 1, 2 or 3."
+        )
     offload = options.offload if options.offload != "none" else False
     return create_deepspeed_config(
         stage=options.stage,
@@ -180,7 +196,10 @@ def versions():
     import platform
     from importlib.metadata import version
 
-    return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "deepspeed", "transformers")}}
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "deepspeed", "transformers")},
+    }
 
 
 def write_json(path, result):
@@ -236,7 +255,13 @@ def _timed_steps(trainer, batches, steps, accumulation):
 
 def _hand_over_to_launcher(hostfile, arguments):
     """Start the deepspeed launcher over the hostfile, with these arguments less --hostfile itself."""
-    from labsupport.launch import PROGRAM, check_hostfile, launcher_command, launcher_environment, run_to_the_end
+    from labsupport.launch import (
+        PROGRAM,
+        check_hostfile,
+        launcher_command,
+        launcher_environment,
+        run_to_the_end,
+    )
 
     check_hostfile(hostfile)
     if int(os.environ.get("RANK", "0")) != 0:

@@ -1,0 +1,47 @@
+# The two commands are `make book` and `make test`. `make help` lists the rest.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+# DeepSpeed's op builder and the ranks look for ninja and python on the PATH.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help book test serve lab setup ops lint clean
+
+help:  ## what can be made
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+book: ops  ## run every lab and build the book in _build/html
+	$(BIN)/python book/build.py
+
+test: ops lint  ## lint, unit tests, multi-rank tests, every lab, a strict book build
+	$(BIN)/pytest tests
+	$(BIN)/python book/build.py --fresh
+
+serve:  ## show the built book on http://localhost:8000 (PORT=... for another port)
+	@test -f _build/html/index.html || { echo "error: there is no book in _build/html yet: run make book first." >&2; exit 1; }
+	@echo "The book is at http://localhost:$(PORT). Ctrl-C stops."
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+lab: ops  ## open the labs in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+setup: $(VENV)/.ready  ## make .venv with the pinned packages
+
+ops: setup  ## compile DeepSpeed's C++ ops, once for this machine
+	@$(BIN)/python -m labsupport.ops
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: there is no Python: install the packages python3.11, python3.11-venv and python3.11-dev." >&2; exit 1; }
+	@"$(PYTHON)" labsupport/preflight.py
+	@echo "Making $(VENV) with the pinned packages: one time, about two minutes and 2 GB (more with CUDA)."
+	@"$(PYTHON)" -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[book,test,lab]'
+	@touch $@
+
+clean:  ## remove the built book and the executed labs, not .venv
+	rm -rf _build

@@ -1,0 +1,56 @@
+"""Compile the DeepSpeed ops that this machine needs: once, before a lab would stop to do it.
+
+python -m labsupport.ops
+"""
+
+import sys
+import time
+
+from labsupport.engine import describe_machine, nvme_is_available, put_own_tools_first
+
+MINUTES = {"ShareMemCommBuilder": 1, "CPUAdamBuilder": 1.5, "AsyncIOBuilder": 5, "FusedAdamBuilder": 2}
+
+
+def needed_ops(machine):
+    """Return the builders, by DeepSpeed's names, of the ops that the labs use on this Machine."""
+    ops = ["ShareMemCommBuilder"] if machine.accelerator == "cpu" else []
+    ops += ["CPUAdamBuilder"]
+    ops += ["FusedAdamBuilder"] if machine.fused_adam else []
+    return ops + (["AsyncIOBuilder"] if nvme_is_available() else [])
+
+
+def compile_ops():
+    """Load each needed op, compiling it where that was not done before; return the names that failed."""
+    from deepspeed.accelerator import get_accelerator
+
+    put_own_tools_first()
+    machine = describe_machine()
+    print(f"Machine: {machine}.")
+    failed = []
+    for name in needed_ops(machine):
+        builder = get_accelerator().create_op_builder(name)
+        print(
+            f"{builder.name}: loading; where it must be compiled, that takes up to {MINUTES[name]} minutes on 2 cores, once ...",
+            flush=True,
+        )
+        start = time.monotonic()
+        try:
+            builder.load(verbose=False)
+        except Exception as error:  # whatever the compiler or DeepSpeed said, the next op may still work
+            failed.append(builder.name)
+            print(f"error: {builder.name} did not compile ({_first_line(error)}): the compiler's reason stands above.")
+        else:
+            print(f"{builder.name}: ready after {time.monotonic() - start:.0f} s.", flush=True)
+    if not nvme_is_available():
+        print(
+            "async_io: skipped, because libaio is missing (package libaio-dev); the NVMe parts of the labs are skipped too."
+        )
+    return failed
+
+
+def _first_line(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+if __name__ == "__main__":
+    sys.exit(1 if compile_ops() else 0)
