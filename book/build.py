@@ -12,6 +12,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,34 +44,44 @@ def run_labs(root, fresh=False):
         return 0
     stamp.unlink(missing_ok=True)
     labs = sorted((root / "notebooks").glob("*.ipynb"))
-    copies = [Path(shutil.copy(lab, executed / lab.name)) for lab in labs]
-    for stale in set(executed.glob("*.ipynb")) - set(copies):
-        stale.unlink()
     print(f"Running {len(labs)} labs, one after the other.", flush=True)
-    command = [sys.executable, "-m", "pytest", "--nbmake", "--overwrite", f"--nbmake-timeout={LAB_SECONDS}", "-v",
-               "--durations=0", "-p", "no:cacheprovider", f"--rootdir={root}", *map(str, copies)]  # fmt: skip
-    status = subprocess.run(command, cwd=root).returncode
+    # nbmake passes over every folder called _build, so the copies run elsewhere and come here afterwards.
+    with tempfile.TemporaryDirectory(prefix="deepspeed-labs-") as folder:
+        copies = [shutil.copy(lab, folder) for lab in labs]
+        command = [sys.executable, "-m", "pytest", "--nbmake", "--overwrite", f"--nbmake-timeout={LAB_SECONDS}",
+                   "-v", "--durations=0", "-p", "no:cacheprovider", f"--rootdir={folder}", *copies]  # fmt: skip
+        status = subprocess.run(command, cwd=root).returncode
+        shutil.rmtree(executed)
+        shutil.copytree(folder, executed)
     if status == 0:
-        fill_cache(root, labs, copies)
+        fill_cache(root, labs, executed)
         stamp.write_text(now)
     return status
 
 
-def fill_cache(root, labs, copies):
+def fill_cache(root, labs, executed):
     """Put the executed copies where the book's build looks for the outputs of the labs."""
     from jupyter_cache import get_cache
 
     folder = root / "_build" / ".jupyter_cache"
     shutil.rmtree(folder, ignore_errors=True)
     cache = get_cache(folder)
-    for lab, copy in zip(labs, copies, strict=True):
-        cache.cache_notebook_file(copy, uri=str(lab), overwrite=True, check_validity=False)
+    for lab in labs:
+        cache.cache_notebook_file(executed / lab.name, uri=str(lab), overwrite=True, check_validity=False)
 
 
 def build_pages(root):
     """Build every page anew, with each warning an error; return the exit status."""
     # --all, because an incremental build forgets the warnings of the pages that it does not read again.
-    command = [sys.executable, "-m", "jupyter_book", "build", str(root), "--all", "-W", "-n", "--keep-going"]
+    command = [
+        str(Path(sys.executable).with_name("jupyter-book")),
+        "build",
+        str(root),
+        "--all",
+        "-W",
+        "-n",
+        "--keep-going",
+    ]
     return subprocess.run(command, cwd=root).returncode
 
 

@@ -92,7 +92,8 @@ class Ranks:
             return f"{self.count} ranks, stopped."
         ranks = "1 rank" if self.count == 1 else f"{self.count} ranks"
         facts = self._facts[0]
-        return f"{ranks} up: {facts['device']}, {facts['backend']}, processes {', '.join(str(f['pid']) for f in self._facts)}."
+        processes = ", ".join(map(str, self.pids))
+        return f"{ranks} up: {facts['device']}, {facts['backend']}, processes {processes}."
 
     __repr__ = __str__
 
@@ -160,8 +161,8 @@ class Ranks:
                 if failed_at and time.monotonic() - failed_at > STUCK_SECONDS:
                     self.stop()
                     raise TrainingError(
-                        f"Rank {failed[0]} failed ({_reason(calls[failed[0]])}) while the others waited for it, so all ranks "
-                        "were stopped: mend the cell and run start_ranks again."
+                        f"Rank {failed[0]} failed ({_reason(calls[failed[0]])}) while the others waited for it, "
+                        "so all ranks were stopped: mend the cell and run start_ranks again."
                     )
                 if on_tick:
                     on_tick()

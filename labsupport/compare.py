@@ -56,8 +56,9 @@ def table(results):
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     note = (
-        f"Measured: {base['model']} model, {base['parameters']:,} parameters, {base['precision']}, {base['world_size']} ranks, "
-        f"{base['hardware']}. Memory is model states: parameters, gradients, master weights, optimizer states; "
+        f"Measured: {base['model']} model, {base['parameters']:,} parameters, {base['precision']}, "
+        f"{base['world_size']} ranks, {base['hardware']}. "
+        "Memory is model states: parameters, gradients, master weights, optimizer states; "
         f"speed is the median of {len(base['step_seconds'])} steps. Shares are of stage 0 in this run."
     )
     if base["world_size"] == 1:

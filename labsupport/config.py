@@ -1,6 +1,6 @@
 """DeepSpeed configs as plain dicts of DeepSpeed's own keys, checked before DeepSpeed sees them.
 
-    python -c "import json, labsupport; print(json.dumps(labsupport.create_deepspeed_config(stage=3, precision='bf16')))"
+    python -c "import labsupport; print(labsupport.create_deepspeed_config(stage=3, precision='bf16'))"
 
 DeepSpeed 0.19.8 ignores an unknown top-level key and many impossible combinations without a word. What it
 would silently ignore, `validate_config` refuses. This module imports neither torch nor deepspeed.
@@ -30,12 +30,12 @@ TOP_LEVEL_KEYS = frozenset(
     steps_per_print tensor_parallel tensorboard timers torch_autocast train_batch_size
     train_micro_batch_size_per_gpu use_data_before_expert_parallelism vocabulary_size wall_clock_breakdown
     wandb weight_quantization zero_allow_untested_optimizer zero_force_ds_cpu_optimizer
-    zero_optimization""".split()
+    zero_optimization""".split()  # noqa: SIM905 - as a list it would be sixty lines
 )
 # Keys that older DeepSpeed read. The installed one raises on each, even on {"enabled": false}.
 REMOVED_KEYS = frozenset(
     """amp compression_training curriculum_learning eigenvalue elasticity graph_harvesting nebula
-    progressive_layer_drop quantize_training sparse_attention sparse_gradients""".split()
+    progressive_layer_drop quantize_training sparse_attention sparse_gradients""".split()  # noqa: SIM905
 )
 BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
@@ -244,8 +244,9 @@ def _require_stage(stage):
 
 
 def _bucket_settings(stage, bucket_size):
-    if isinstance(bucket_size, bool) or not isinstance(bucket_size, int | float) or bucket_size < 1:
-        raise ConfigError(f"bucket_size is {bucket_size!r}: give a positive number of elements, for example 1000000.")
+    # DeepSpeed aligns its buckets to pairs of elements and refuses an odd size late, in an assertion.
+    if isinstance(bucket_size, bool) or not isinstance(bucket_size, int | float) or bucket_size < 2 or bucket_size % 2:
+        raise ConfigError(f"bucket_size is {bucket_size!r}: give an even number of elements, for example 1000000.")
     elements = int(bucket_size)
     if stage == 0:
         return {}

@@ -1,11 +1,14 @@
 """DeepSpeedTrainer, and the program that trains with it on the standard library's text.
 
-deepspeed --num_gpus 2 labsupport/deepspeed_trainer.py --stage 2
-deepspeed --num_gpus 2 labsupport/deepspeed_trainer.py --stage 3 --offload
-python labsupport/deepspeed_trainer.py --compare
+    deepspeed --num_gpus 2 labsupport/deepspeed_trainer.py --stage 2
+    deepspeed --num_gpus 2 labsupport/deepspeed_trainer.py --stage 3 --offload
+    python labsupport/deepspeed_trainer.py --compare
+
+What the program does with its arguments stands in labsupport/program.py.
 """
 
 import itertools
+import pickle
 import sys
 import warnings
 
@@ -120,12 +123,14 @@ class DeepSpeedTrainer:
         pending = engine.micro_steps % engine.gradient_accumulation_steps()
         if pending and self.rank == 0:
             warnings.warn(
-                f"The checkpoint falls inside an accumulation window: the gradients of {pending} micro-batches are not saved.",
+                "The checkpoint falls inside an accumulation window: the gradients of "
+                f"{pending} micro-batches are not saved.",
                 stacklevel=2,
             )
         require_possible_folder(path)
+        state = {CLIENT_STATE_KEY: _picklable_dict(client_state)}
         try:
-            engine.save_checkpoint(path, tag=tag, client_state={CLIENT_STATE_KEY: dict(client_state or {})})
+            engine.save_checkpoint(path, tag=tag, client_state=state)
         except OSError as error:
             raise CheckpointError(f"The checkpoint {path}/{tag} was not saved: {error.strerror or error}.") from error
         return tag
@@ -151,8 +156,8 @@ class DeepSpeedTrainer:
                 ) from error
             first_line = (str(error).strip().splitlines() or ["no message"])[0]
             raise CheckpointError(
-                f"The checkpoint {path}/{tag} does not load into this engine ({type(error).__name__}: {first_line[:200]}): "
-                "use the model, the ZeRO stage and the precision that it was saved with."
+                f"The checkpoint {path}/{tag} does not load into this engine ({type(error).__name__}: "
+                f"{first_line[:200]}): use the model, the ZeRO stage and the precision that it was saved with."
             ) from error
         if loaded is None:
             raise CheckpointError(f"DeepSpeed found no checkpoint at {path}/{tag}: choose another path or tag.")
@@ -175,7 +180,8 @@ class DeepSpeedTrainer:
             loss = output[0]
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             raise TrainingError(
-                f"The model returned {type(output).__name__} without a scalar loss: put the labels in the batch, or give loss_fn."
+                f"The model returned {type(output).__name__} without a scalar loss: put the labels in the batch, "
+                "or give loss_fn."
             )
         return loss
 
@@ -201,6 +207,19 @@ class DeepSpeedTrainer:
     def rank(self):
         """This process's global rank."""
         return torch.distributed.get_rank()
+
+
+def _picklable_dict(client_state):
+    """A copy of the caller's state; checked on every rank before saving, so that none waits for one that failed."""
+    if client_state is not None and not isinstance(client_state, dict):
+        raise CheckpointError(f"client_state is {type(client_state).__name__}: pass a dict, or None.")
+    try:
+        pickle.dumps(client_state)
+    except Exception as error:  # what cannot be pickled says so in a class of its own choosing
+        raise CheckpointError(
+            f"client_state cannot be pickled ({error}): keep numbers, text and tensors in it."
+        ) from error
+    return dict(client_state or {})
 
 
 def _to_device(batch, device):

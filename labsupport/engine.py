@@ -45,7 +45,8 @@ class Machine:
     def __str__(self):
         count = f"{self.devices} x {self.device}" if self.accelerator == "cuda" else f"{self.devices} CPU cores"
         adam = "DeepSpeed's FusedAdam" if self.fused_adam else f"torch's AdamW ({self.fused_adam_reason})"
-        return f"{count}, accelerator {self.accelerator}, {self.precision}, {adam}, NVMe offload: {'yes' if self.nvme else 'no'}"
+        nvme = "yes" if self.nvme else "no"
+        return f"{count}, accelerator {self.accelerator}, {self.precision}, {adam}, NVMe offload: {nvme}"
 
 
 def describe_machine():
@@ -142,7 +143,8 @@ def start_distributed():
     except torch.distributed.DistNetworkError as error:
         if "EADDRINUSE" in str(error) or "already in use" in str(error):
             raise TrainingError(
-                f"Port {os.environ['MASTER_PORT']} is already in use on this machine: choose another with --master_port."
+                f"Port {os.environ['MASTER_PORT']} is already in use on this machine: choose another with "
+                "--master_port."
             ) from error
         raise TrainingError(
             f"No answer from the first rank at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}: check the "
@@ -246,8 +248,8 @@ def _check_client_optimizer(config, optimizer):
 
         if not isinstance(optimizer, DeepSpeedCPUAdam | DeepSpeedCPULion):
             raise ConfigError(
-                f"The optimizer {name} cannot step on states offloaded to the CPU: pass deepspeed.ops.adam.DeepSpeedCPUAdam, "
-                "or name the optimizer in the config and pass none."
+                f"The optimizer {name} cannot step on states offloaded to the CPU: pass "
+                "deepspeed.ops.adam.DeepSpeedCPUAdam, or name the optimizer in the config and pass none."
             )
     if not config.get("zero_allow_untested_optimizer"):
         from deepspeed.runtime.zero.utils import is_zero_supported_optimizer
@@ -288,8 +290,8 @@ def _one_sentence(error):
         return ConfigError(f"DeepSpeed refuses in this config: {'; '.join(details) or text}: mend or delete that key.")
     if type(error).__name__ in ("CUDAMismatchException", "MissingCUDAException") or "CUDA_HOME" in text:
         return TrainingError(
-            "DeepSpeed cannot compile its CUDA ops here, because nvcc is missing or of another version than torch's: install "
-            'the matching CUDA toolkit, or add "torch_adam": true to the optimizer\'s params.'
+            "DeepSpeed cannot compile its CUDA ops here, because nvcc is missing or of another version than torch's: "
+            'install the matching CUDA toolkit, or add "torch_adam": true to the optimizer\'s params.'
         )
     if "Error building extension" in text or "Ninja is required" in text or "ninja" in text.lower():
         return TrainingError(

@@ -51,10 +51,76 @@ def run_program(arguments, ranks=2, on_line=None, timeout_seconds=1800):
     prints. Raises TrainingError with the program's own sentence when it fails or takes too long; whatever
     happens, Ctrl-C included, no rank is left running.
     """
+    return _run_for_result(launcher_command(ranks), arguments, launcher_environment(), on_line, timeout_seconds)
+
+
+def run_under_torchrun(arguments, ranks=2, on_line=None, accelerator=None, timeout_seconds=1800):
+    """Run the program as `run_program` does, started by torchrun in place of the deepspeed launcher.
+
+    accelerator: "cpu" for ranks on the processor also where there are GPUs; by default what DeepSpeed finds.
+    """
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(ranks)]
+    torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    environment = launcher_environment() | ({"DS_ACCELERATOR": accelerator} if accelerator else {})
+    return _run_for_result(torchrun, arguments, environment, on_line, timeout_seconds)
+
+
+def run_two_nodes(arguments, on_line=None, timeout_seconds=1800):
+    """Run the program on two "nodes", both on this machine, one CPU rank each; return its JSON result.
+
+    Each node has a launcher of its own, started with --no_ssh and its --node_rank, as one would type it on
+    two machines. The ranks are CPU ranks, because each node would take the same first GPU. on_line: called
+    with (node, line). Raises TrainingError, with the sentence of the node that failed, and stops the other.
+    """
+    import queue
+    import threading
+    import time
+
+    with tempfile.TemporaryDirectory(prefix="deepspeed-lab-") as folder:
+        hostfile, result = Path(folder, "hostfile"), Path(folder, "result.json")
+        hostfile.write_text("node0 slots=1\nnode1 slots=1\n")
+        launcher = [*launcher_command(hostfile=hostfile), "--no_ssh", "--master_addr", "127.0.0.1", "--node_rank"]
+        program = [str(PROGRAM), *map(str, arguments), "--json", str(result)]
+        environment = launcher_environment(inherit_gpus=False) | {"DS_ACCELERATOR": "cpu"}
+        nodes, lines, printed = [], ([], []), queue.SimpleQueue()
+
+        def read(node):
+            for line in nodes[node].stdout:
+                printed.put((node, line.rstrip("\n")))
+
+        def show():
+            while not printed.empty():
+                node, line = printed.get()
+                lines[node].append(line)
+                if on_line is not None:
+                    on_line(node, line)
+
+        ends_at = time.monotonic() + timeout_seconds
+        try:
+            for node in (0, 1):
+                nodes.append(_start([*launcher, str(node), *program], environment))
+                threading.Thread(target=read, args=(node,), daemon=True).start()
+            while None in (statuses := [node.poll() for node in nodes]) and not any(statuses):
+                if time.monotonic() > ends_at:
+                    break
+                show()
+                time.sleep(0.1)
+        finally:
+            for node in nodes:
+                stop_group(node)
+        time.sleep(0.2)  # the last lines are on their way
+        show()
+        failed = next((node for node, status in enumerate(statuses) if status), 0)
+        if any(statuses) or not result.exists():
+            raise TrainingError(_failure(lines[failed], statuses[failed], timeout_seconds))
+        return json.loads(result.read_text())
+
+
+def _run_for_result(launcher, arguments, environment, on_line, timeout_seconds):
     with tempfile.TemporaryDirectory(prefix="deepspeed-lab-") as folder:
         result = Path(folder, "result.json")
-        command = [*launcher_command(ranks), str(PROGRAM), *map(str, arguments), "--json", str(result)]
-        status, lines = run_to_the_end(command, launcher_environment(), on_line, timeout_seconds)
+        command = [*launcher, str(PROGRAM), *map(str, arguments), "--json", str(result)]
+        status, lines = run_to_the_end(command, environment, on_line, timeout_seconds)
         if status or not result.exists():
             raise TrainingError(_failure(lines, status, timeout_seconds))
         return json.loads(result.read_text())
@@ -65,10 +131,7 @@ def run_to_the_end(command, environment, on_line=None, timeout_seconds=None):
 
     On a time-out (status None), an interrupt or any error the whole group is stopped before this returns.
     """
-    process = subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, errors="replace", start_new_session=True,
-    )  # fmt: skip
+    process = _start(command, environment)
     lines, stopped = [], []
 
     def stop_late():
@@ -92,6 +155,19 @@ def run_to_the_end(command, environment, on_line=None, timeout_seconds=None):
         stop_group(process)
         process.stdout.close()
     return (None if stopped else status), lines
+
+
+def _start(command, environment):
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
 
 
 def stop_group(process):

@@ -4,19 +4,31 @@ Every preset reads bytes (a vocabulary of 256) and has no dropout, so that two r
 most parameters sit in the layers that ZeRO partitions.
 """
 
+from typing import NamedTuple
+
 from labsupport.errors import ConfigError
 
 BYTE_VOCABULARY = 256
 
-# name: (architecture, layers, hidden size, attention heads, longest sequence in tokens)
+
+class Preset(NamedTuple):
+    """The shape of a model; longest_sequence is in tokens."""
+
+    architecture: str
+    layers: int
+    hidden_size: int
+    attention_heads: int
+    longest_sequence: int
+
+
 PRESETS = {
-    "tiny": ("gpt2", 2, 64, 2, 128),
-    "1m": ("gpt2", 4, 128, 4, 256),
-    "10m": ("gpt2", 6, 384, 6, 512),
-    "85m": ("gpt2", 12, 768, 12, 1024),
-    "300m": ("gpt2", 24, 1024, 16, 1024),
-    "1.3b": ("gpt2", 24, 2048, 16, 2048),
-    "7b": ("llama", 32, 4096, 32, 4096),
+    "tiny": Preset("gpt2", 2, 64, 2, 128),
+    "1m": Preset("gpt2", 4, 128, 4, 256),
+    "10m": Preset("gpt2", 6, 384, 6, 512),
+    "85m": Preset("gpt2", 12, 768, 12, 1024),
+    "300m": Preset("gpt2", 24, 1024, 16, 1024),
+    "1.3b": Preset("gpt2", 24, 2048, 16, 2048),
+    "7b": Preset("llama", 32, 4096, 32, 4096),
 }
 
 

@@ -30,7 +30,8 @@ def compile_ops():
     for name in needed_ops(machine):
         builder = get_accelerator().create_op_builder(name)
         print(
-            f"{builder.name}: loading; where it must be compiled, that takes up to {MINUTES[name]} minutes on 2 cores, once ...",
+            f"{builder.name}: loading; where it must be compiled, that takes up to {MINUTES[name]} minutes "
+            "on 2 cores, once ...",
             flush=True,
         )
         start = time.monotonic()
@@ -43,7 +44,8 @@ def compile_ops():
             print(f"{builder.name}: ready after {time.monotonic() - start:.0f} s.", flush=True)
     if not nvme_is_available():
         print(
-            "async_io: skipped, because libaio is missing (package libaio-dev); the NVMe parts of the labs are skipped too."
+            "async_io: skipped, because libaio is missing (package libaio-dev); the NVMe parts of the labs are "
+            "skipped too."
         )
     return failed
 

@@ -82,6 +82,8 @@ def run(arguments=None):
     """Do what the command line asks for and return the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = parse(arguments)
+    if options.json and not Path(options.json).resolve().parent.is_dir():
+        raise LabError(f"Cannot write the result to {options.json}: its folder does not exist; choose another file.")
     if options.hostfile:
         return _hand_over_to_launcher(options.hostfile, arguments)
     if options.compare:
@@ -112,9 +114,17 @@ def train(options):
     say = print if rank == 0 else (lambda *_, **__: None)
     machine = describe_machine()
     preset = options.model or ("85m" if machine.accelerator == "cuda" else "1m")
+    longest = PRESETS[preset].longest_sequence
+    if options.sequence_length > longest:
+        raise LabError(
+            f"--sequence-length is {options.sequence_length}: the model {preset} reads at most {longest} bytes."
+        )
     config = make_config(options, machine, world_size)
-    say(f"Machine: {machine}.\nModel: {preset}, {world_size} rank{'s' * (world_size > 1)}, ZeRO stage {zero_stage(config)}, "
-        f"{config_precision(config)}.", flush=True)  # fmt: skip
+    say(f"Machine: {machine}.", flush=True)
+    say(
+        f"Model: {preset}, {ranks_in_words(world_size)}, stage {zero_stage(config)}, {config_precision(config)}.",
+        flush=True,
+    )
 
     trainer = DeepSpeedTrainer(build_model(preset, options.seed), config)
     engine = trainer.engine
@@ -217,7 +227,7 @@ def banner(result):
     place = "GPU" if result["accelerator"] == "cuda" else "rank (CPU)"
     offload = ", ".join(f"{what} to {where}" for what, where in result["offload"].items() if where != "none") or "none"
     rows = [
-        ("ZeRO stage", f"{result['stage']} on {result['world_size']} rank{'s' * (result['world_size'] > 1)}, {result['precision']}"),
+        ("ZeRO stage", f"{result['stage']} on {ranks_in_words(result['world_size'])}, {result['precision']}"),
         ("Offload", offload),
         ("Initial loss", f"{result['initial_loss']:.4f}"),
         ("Final loss", f"{result['final_loss']:.4f}"),
@@ -230,6 +240,11 @@ def banner(result):
     if result["world_size"] == 1 and result["stage"] > 0:
         lines.append("One rank: nothing is partitioned. Start two with: deepspeed --num_gpus 2 ...")
     return "\n".join([*lines, "=" * BANNER_WIDTH])
+
+
+def ranks_in_words(count):
+    """Return "1 rank", "2 ranks" and so on."""
+    return "1 rank" if count == 1 else f"{count} ranks"
 
 
 def mebibytes(count):

@@ -213,10 +213,46 @@ def held_per_parameter(stage, precision):
 
     size = 512
     model = torch.nn.Linear(size, size, bias=False)
-    config = fp32_config(stage, precision=precision, bucket_size=1)
+    config = fp32_config(stage, precision=precision, bucket_size=2)
     trainer = DeepSpeedTrainer(model, config, loss_fn=torch.nn.functional.mse_loss)
     for _ in range(2):
         trainer.train_step((torch.ones(4, size), torch.zeros(4, size)))
     held = {role: count / size**2 for role, count in held_bytes(trainer.engine).items()}
     trainer.engine.destroy()
     return held
+
+
+def save_mid_window(folder):
+    """Save after one of two micro-batches; return rank 0's warning."""
+    import warnings
+
+    trainer = make_trainer(2, gradient_accumulation_steps=2)
+    trainer.train_step(next(iter(loader(2))))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.save_checkpoint(folder)
+    trainer.engine.destroy()
+    return " ".join(str(warning.message) for warning in caught)
+
+
+def trainer_mistakes():
+    """Make each mistake and return [(name, sentence)]."""
+    from labsupport import DeepSpeedTrainer, LabError
+
+    trainer = DeepSpeedTrainer(torch.nn.Linear(2, 1), fp32_config(1))
+    mistakes = {
+        "no config": lambda: DeepSpeedTrainer(torch.nn.Linear(2, 1)),
+        "engine and config": lambda: DeepSpeedTrainer(trainer.engine, fp32_config(1)),
+        "empty loader": lambda: trainer.train_epoch([], progress=False),
+        "no loss": lambda: trainer.train_step(torch.ones(4, 2)),
+        "state of the wrong type": lambda: trainer.save_checkpoint("unused", [1]),
+        "state that is no data": lambda: trainer.save_checkpoint("unused", {"file": lambda: 0}),
+    }
+    sentences = []
+    for name, make in mistakes.items():
+        try:
+            make()
+        except LabError as error:
+            sentences.append((name, str(error)))
+    trainer.engine.destroy()
+    return sentences

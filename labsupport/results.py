@@ -1,0 +1,70 @@
+"""Recorded measurements: JSON files beside this module, each with what it takes to trust or repeat it. No torch.
+
+python -c "from labsupport.results import read_record; print(read_record('trainer_overhead')['measured'])"
+"""
+
+import datetime
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+from labsupport.errors import LabError
+
+FOLDER = Path(__file__).with_name("recorded")
+REQUIRED = ("command", "config", "hardware", "versions", "commit", "date", "seed", "warm_up", "counted", "measured")
+
+
+def record(name, command, config, hardware, seed, warm_up, counted, measured, folder=FOLDER):
+    """Write a measurement whole or not at all and return its path.
+
+    command: what was typed; config: the full config; hardware: in words; warm_up, counted: numbers of runs
+    or steps; measured: the samples themselves and what follows from them. Versions, commit and the UTC date
+    are added here.
+    """
+    content = {
+        "command": command,
+        "config": config,
+        "hardware": hardware,
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("torch", "deepspeed", "transformers")},
+        },
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "warm_up": warm_up,
+        "counted": counted,
+        "measured": measured,
+    }
+    path = Path(folder, f"{name}.json")
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    part.replace(path)
+    return path
+
+
+def read_record(name, folder=FOLDER):
+    """Return a recorded measurement as a dict; raises LabError where it is missing or has lost its provenance."""
+    path = Path(folder, f"{name}.json")
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in Path(folder).glob("*.json"))) or "none"
+        raise LabError(f"There is no recorded measurement {name!r}: there are {known}.")
+    content = json.loads(path.read_text())
+    missing = [key for key in REQUIRED if key not in content]
+    if missing:
+        raise LabError(f"The recorded measurement {name!r} lacks {', '.join(missing)}: record it again.")
+    return content
+
+
+def _commit():
+    """The commit that was measured, with a + where the working tree had changes; "unknown" outside git."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"], cwd=here, capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"

@@ -1,0 +1,116 @@
+"""From a config to an engine: what this machine refuses, and the ways to start without a launcher."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import rank_work
+
+from labsupport.engine import LAUNCHER_VARIABLES, describe_machine, free_port
+
+
+def on_ranks(two_ranks, function, *arguments, **options):
+    name, text = two_ranks.run(rank_work.sentence_of, function, *arguments, **options)[0]
+    assert "\n" not in text
+    return name, text
+
+
+def test_fp16_is_refused_where_the_accelerator_has_none(two_ranks):
+    from deepspeed.accelerator import get_accelerator
+
+    if get_accelerator().is_fp16_supported():
+        pytest.skip("this processor runs fp16")
+    name, text = on_ranks(two_ranks, "initialize_precision", "fp16")
+    assert name == "ConfigError" and 'precision="bf16"' in text
+
+
+def test_client_optimizers_that_cannot_work_are_refused(two_ranks):
+    name, text = on_ranks(two_ranks, "initialize_sgd", 2, offload_optimizer=True)
+    assert name == "ConfigError" and "SGD" in text and "DeepSpeedCPUAdam" in text
+    name, text = on_ranks(two_ranks, "initialize_sgd", 2)
+    assert name == "ConfigError" and "zero_allow_untested_optimizer" in text
+
+
+def test_what_only_deepspeed_finds_wrong_is_one_sentence_too(two_ranks):
+    config = rank_work.fp32_config(2)
+    config["zero_optimization"]["reduce_buckets"] = 1
+    name, text = on_ranks(two_ranks, "initialize_raw", config)
+    assert name == "ConfigError" and "reduce_buckets" in text
+    name, text = on_ranks(two_ranks, "initialize_raw", {"train_batch_size": 7})
+    assert name == "ConfigError" and "world_size 2" in text
+
+
+def test_an_nvme_folder_that_cannot_be_written_is_refused(two_ranks, tmp_path):
+    if not describe_machine().nvme:
+        pytest.skip("libaio is not installed")
+    (tmp_path / "file").write_text("")
+    config = rank_work.fp32_config(3, offload_optimizer="nvme", nvme_path=str(tmp_path / "file" / "below"))
+    name, text = on_ranks(two_ranks, "initialize_raw", config)
+    assert name == "TrainingError" and "cannot be written" in text
+
+
+ONE_RANK = """
+import torch
+from labsupport import DeepSpeedTrainer, create_deepspeed_config
+config = create_deepspeed_config(2, precision="fp32", train_batch_size=2)
+trainer = DeepSpeedTrainer(torch.nn.Linear(2, 1), config, loss_fn=torch.nn.functional.mse_loss)
+trainer.train_step((torch.ones(2, 2), torch.zeros(2, 1)))
+print("ranks:", torch.distributed.get_world_size(), type(trainer.engine).__name__)
+"""
+
+
+def run_python(code, **environment):
+    clean = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
+    command = [sys.executable, "-W", "error::ResourceWarning", "-c", code]
+    return subprocess.run(command, env=clean | environment, capture_output=True, text=True, timeout=300)
+
+
+def test_without_a_launcher_there_is_one_rank():
+    done = run_python(ONE_RANK)
+    assert done.returncode == 0, done.stderr
+    assert "ranks: 1 DeepSpeedEngine" in done.stdout
+    assert "Optimizer: torch AdamW" in done.stdout, "the choice is printed"
+    assert "destroy_process_group" not in done.stderr
+
+
+def test_a_port_in_use_is_told_in_one_sentence():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        group = dict(zip(LAUNCHER_VARIABLES, ("0", "0", "1", "127.0.0.1", port), strict=True))
+        done = run_python("from labsupport.engine import start_distributed; start_distributed()", **group)
+    assert f"Port {port} is already in use" in done.stderr
+
+
+def test_half_a_launcher_is_told_in_one_sentence():
+    done = run_python("from labsupport.engine import start_distributed; start_distributed()", RANK="0", WORLD_SIZE="2")
+    assert "The launcher set RANK, WORLD_SIZE but not LOCAL_RANK, MASTER_ADDR, MASTER_PORT" in done.stderr
+
+
+def test_more_ranks_than_gpus_is_told_in_one_sentence(monkeypatch):
+    import torch
+
+    from labsupport import engine
+    from labsupport.errors import TrainingError
+
+    class Accelerator:
+        def device_name(self):
+            return "cuda"
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
+    monkeypatch.setattr(engine, "_accelerator", Accelerator)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in zip(LAUNCHER_VARIABLES, ("1", "1", "2", "127.0.0.1", str(free_port())), strict=True):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TrainingError, match="Local rank 1 has no GPU: this machine shows 1"):
+        engine.start_distributed()
+
+
+def test_without_a_cuda_compiler_torchs_adam_is_chosen(monkeypatch):
+    from labsupport import engine
+
+    fused, reason = engine._fused_adam("cuda")  # there is no nvcc that matches a CPU build of torch
+    assert not fused and reason

@@ -1,0 +1,44 @@
+"""The ledger, against bytes that can be counted by hand."""
+
+import pytest
+import rank_work
+import torch
+
+# Bytes per parameter on each of two ranks, at rest after a step, from what each dtype takes: fp32 weights 4, a
+# partitioned fp32 master copy 4/2, two Adam states 8 or 8/2; ZeRO frees its gradients, stage 3 keeps their partition.
+BY_HAND = {
+    (0, "fp32"): {"parameters": 4, "master weights": 0, "optimizer states": 8},
+    (1, "fp32"): {"parameters": 4, "master weights": 2, "optimizer states": 4},
+    (2, "fp32"): {"parameters": 4, "master weights": 2, "optimizer states": 4},
+    (3, "fp32"): {"parameters": 2, "master weights": 2, "optimizer states": 4, "gradients": 2},
+    (1, "bf16"): {"parameters": 2, "master weights": 2, "optimizer states": 4},
+    (2, "bf16"): {"parameters": 2, "master weights": 2, "optimizer states": 4},
+    (3, "bf16"): {"parameters": 1, "master weights": 2, "optimizer states": 4, "gradients": 1},
+}
+
+
+@pytest.mark.parametrize(("stage", "precision"), BY_HAND)
+def test_held_bytes_are_those_of_the_dtypes(two_ranks, stage, precision):
+    for held in two_ranks.run(rank_work.held_per_parameter, stage, precision):
+        for role, each in BY_HAND[stage, precision].items():
+            assert held[role] == pytest.approx(each, abs=0.05), (role, held)
+
+
+def test_views_and_shared_storages_count_once():
+    from labsupport.ledger import _storages
+
+    base = torch.zeros(100)
+    views = [base[:50], base[50:], base.view(10, 10), base]
+    assert len({storage.data_ptr() for view in views for storage in _storages(view)}) == 1
+    assert list(_storages(None)) == [] and list(_storages(torch.zeros(3, device="meta"))) == []
+
+
+def test_the_peak_of_a_step_sees_what_the_step_frees_again():
+    from types import SimpleNamespace
+
+    from labsupport.ledger import held_bytes, peak_step_bytes
+
+    engine = SimpleNamespace(module=torch.nn.Linear(2, 1), device=torch.device("cpu"), optimizer=None)
+    at_rest = sum(held_bytes(engine).values())
+    peak = peak_step_bytes(engine, lambda: torch.zeros(1_000_000).sum())
+    assert peak - at_rest == pytest.approx(4_000_000, rel=0.01)

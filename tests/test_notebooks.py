@@ -1,0 +1,57 @@
+"""The labs as files, and what they printed when they were last run."""
+
+import re
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+LABS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NAMES = ["01_config", "02_initialize", "03_training", "04_stages", "05_checkpointing", "06_offload", "07_huggingface",
+         "08_multinode", "09_milestone"]  # fmt: skip
+RANK_COUNT = re.compile(r"\b\d+ ranks? up\b|\[rank \d+\]")
+ids = [lab.stem for lab in LABS]
+
+
+def test_the_course_has_its_nine_labs():
+    assert [lab.stem for lab in LABS] == NAMES
+
+
+@pytest.mark.parametrize("lab", LABS, ids=ids)
+def test_a_lab_is_kept_without_outputs(lab):
+    notebook = nbformat.read(lab, 4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None
+            assert len(cell.source.splitlines()) <= 20, cell.source
+            assert "execution" not in cell.metadata
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+@pytest.mark.parametrize("lab", LABS, ids=ids)
+def test_a_lab_opens_with_goal_time_and_hardware_and_ends_in_a_summary(lab):
+    cells = nbformat.read(lab, 4).cells
+    for word in ("# ", "**Goal", "**Time", "**Hardware"):
+        assert word in cells[0].source, word
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert "## Summary" in text
+    assert len(re.findall(r"predict", text, re.IGNORECASE)) >= 2, "the reader predicts before running"
+
+
+@pytest.mark.parametrize("lab", LABS, ids=ids)
+def test_a_labs_outputs_come_from_live_ranks(lab):
+    executed = ROOT / "_build" / "executed" / lab.name
+    if not executed.exists():
+        pytest.skip("the labs were not run yet: make book or make test runs them")
+    from_ranks, outputs = 0, []
+    for cell in nbformat.read(executed, 4).cells:
+        if cell.cell_type != "code":
+            continue
+        assert not any(output.output_type == "error" for output in cell.outputs)
+        texts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]
+        outputs += texts
+        asks_ranks = re.search(r"^%%ranks|\branks\.|run_program|run_two_nodes|run_under_torchrun", cell.source, re.M)
+        from_ranks += bool(asks_ranks and (any(text.strip() for text in texts) or "assert" in cell.source))
+    assert any(RANK_COUNT.search(text) for text in outputs), "no output of this lab names its ranks"
+    assert from_ranks >= 6, f"{from_ranks} cells show or assert something that live ranks measured"

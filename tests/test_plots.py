@@ -1,0 +1,41 @@
+"""The figures: what was given is drawn, said in words, and predicted never looks measured."""
+
+import json
+import re
+
+from labsupport.plots import (
+    MEASURED_COLOUR,
+    MEASURED_COLOURS,
+    PREDICTED_COLOUR,
+    bytes_by_role,
+    loss_curves,
+    predicted_and_measured,
+)
+
+
+def test_predicted_and_measured_differ_in_colour_and_pattern():
+    figure = predicted_and_measured({"a": 2**20}, {"a": 2**21}, "title", "alt").figure
+    predicted, measured = figure.data
+    assert (list(predicted.y), list(measured.y)) == ([1.0], [2.0])
+    assert predicted.marker.color == PREDICTED_COLOUR != measured.marker.color == MEASURED_COLOUR
+    assert predicted.marker.pattern.shape and not measured.marker.pattern.shape
+    assert PREDICTED_COLOUR not in MEASURED_COLOURS
+
+
+def test_every_byte_given_is_drawn():
+    held = {"stage 0": {"parameters": 2**20, "other": 3 * 2**20}, "stage 1": {"parameters": 2**19}}
+    figure = bytes_by_role(held, "title", "alt").figure
+    assert sum(sum(bar.y) for bar in figure.data) == 4.5
+    assert figure.layout.yaxis.title.text == "MiB per rank"
+
+
+def test_the_page_form_carries_the_data_and_the_words():
+    alt = 'losses of "two" runs </figure> & more'
+    bundle = loss_curves({"one": [3.0, 2.0]}, "falls </script>", alt)._repr_mimebundle_()
+    page = bundle["text/html"]
+    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page)[1])
+    assert data["data"][0]["x"] == [1, 2] and data["data"][0]["y"] == [3.0, 2.0]
+    assert data["layout"]["title"]["text"] == "falls </script>"
+    assert "&lt;/figure&gt;" in page and page.count("</figure>") == 1
+    assert alt in bundle["text/plain"]
+    assert "application/vnd.plotly.v1+json" in bundle

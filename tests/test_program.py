@@ -1,0 +1,169 @@
+"""The program from the outside: its result, its sentences, its interruption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from labsupport.errors import LabError, TrainingError
+from labsupport.launch import PROGRAM, check_hostfile, launcher_command, launcher_environment, run_program
+from labsupport.program import banner, parse
+
+QUICK = ["--model", "tiny", "--steps", "12", "--sequence-length", "32"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """One run of ZeRO-2 on two ranks that saves a checkpoint: (result, what it printed, checkpoint folder)."""
+    folder, lines = tmp_path_factory.mktemp("run") / "checkpoint", []
+    return run_program([*QUICK, "--stage", "2", "--save", folder], 2, lines.append), lines, folder
+
+
+def test_result_holds_what_was_measured(trained):
+    result, lines, _ = trained
+    assert (result["stage"], result["world_size"], result["accelerator"]) == (2, 2, "cpu")
+    assert result["final_loss"] < result["initial_loss"] < 6
+    assert len(result["step_seconds"]) == 12 - result["warm_up_steps"]
+    assert all(seconds > 0 for seconds in result["step_seconds"]) and result["samples_per_second"] > 0
+    # bf16, two ranks, stage 2, at rest: 2 + (4 + 8) / 2 bytes a parameter.
+    assert result["model_state_bytes_per_rank"] / result["parameters"] == pytest.approx(8, rel=0.02)
+    assert result["peak_bytes_per_rank"] > result["model_state_bytes_per_rank"]
+    assert result["offload"] == {"optimizer": "none", "parameters": "none"}
+    assert {"torch", "deepspeed", "python"} <= set(result["versions"])
+    assert result["config"]["zero_optimization"]["stage"] == 2
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_banner_says_what_the_result_says(trained):
+    result, lines, _ = trained
+    text = "\n".join(lines)
+    assert "Lab 05 Milestone: DeepSpeed Training Complete!" in text
+    for line in banner(result).splitlines():
+        assert line in text
+    for word in ("ZeRO stage", "Offload", "Initial loss", "Final loss", "Memory per rank (CPU)", "Samples per second"):
+        assert word in text
+    assert "One rank: nothing is partitioned" not in text
+    assert "One rank: nothing is partitioned" in banner(result | {"world_size": 1})
+    assert "Memory per GPU" in banner(result | {"accelerator": "cuda"})
+    assert not any("INFO" in line and "runner" not in line and "launch" not in line for line in lines), "no log walls"
+
+
+def test_a_resumed_run_goes_on_and_a_finished_one_says_so(trained):
+    result, _, folder = trained
+    on = run_program([*QUICK, "--stage", "2", "--resume", folder, "--steps", "20"], 2)
+    assert on["initial_loss"] == pytest.approx(result["final_loss"], rel=1e-3)
+    assert len(on["step_seconds"]) + on["warm_up_steps"] == 8
+    with pytest.raises(TrainingError, match="already has 20 steps"):
+        run_program([*QUICK, "--stage", "2", "--resume", folder, "--steps", "20"], 2)
+
+
+def test_a_config_file_decides_stage_and_offload(tmp_path):
+    from labsupport import create_deepspeed_config
+
+    config = create_deepspeed_config(3, precision="fp32", train_batch_size=4, offload_optimizer=True)
+    (tmp_path / "ds_config.json").write_text(json.dumps(config))
+    result = run_program([*QUICK, "--config", tmp_path / "ds_config.json"], 2)
+    assert (result["stage"], result["precision"], result["offload"]["optimizer"]) == (3, "fp32", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--stage", "4"], "--stage: invalid choice"),
+        (["--stage", "0", "--offload"], "--offload at --stage 0"),
+        (["--stage", "2", "--offload", "nvme"], "'nvme' needs stage 3"),
+        (["--steps", "0"], "--steps is 0"),
+        (["--speed", "9"], "unrecognized arguments: --speed 9"),
+        (["--config", "missing.json"], "Cannot read the config missing.json"),
+        (["--resume", "nowhere"], "There is no checkpoint at nowhere"),
+        (["--hostfile", "nowhere.txt"], "Cannot read the hostfile nowhere.txt"),
+        (["--compare", "--resume", "x"], "leave out --config, --resume and --save"),
+        (["--model", "huge"], "--model: invalid choice"),
+        (["--sequence-length", "1000", "--model", "tiny"], "--sequence-length is 1000"),
+        (["--json", "no/such/folder/x.json"], "Cannot write the result to no/such/folder"),
+    ],
+    ids=" ".join,
+)
+def test_mistakes_on_the_command_line_are_one_sentence(arguments, words):
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), *arguments],
+        env=launcher_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and words in errors[0], done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_hostfile_is_read_as_deepspeed_reads_it(tmp_path):
+    from deepspeed.launcher.runner import fetch_hostfile
+
+    path = tmp_path / "hostfile"
+    path.write_text("# two nodes\nnode1 slots=8\n\nnode2 slots=4\n")
+    assert check_hostfile(path) == dict(fetch_hostfile(str(path))) == {"node1": 8, "node2": 4}
+    for text, words in {
+        "node1 8\n": "Line 1",
+        "node1 slots=8\nnode1 slots=8\n": "Line 2",
+        "# nobody\n": "names no host",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(LabError, match=words):
+            check_hostfile(path)
+
+
+def test_hostfile_hands_over_to_the_launcher(tmp_path):
+    (tmp_path / "hostfile.txt").write_text("localhost slots=2\n")
+    result = tmp_path / "result.json"
+    command = [
+        sys.executable,
+        str(PROGRAM),
+        "--hostfile",
+        str(tmp_path / "hostfile.txt"),
+        *QUICK,
+        "--json",
+        str(result),
+    ]
+    done = subprocess.run(command, env=launcher_environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(result.read_text())["world_size"] == 2
+
+
+def test_interrupting_a_run_leaves_no_rank(tmp_path):
+    command = [*launcher_command(2), str(PROGRAM), "--model", "tiny", "--steps", "100000"]
+    launcher = subprocess.Popen(
+        command, env=launcher_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    for line in launcher.stdout:
+        if line.startswith("Model:"):
+            break
+    family = psutil.Process(launcher.pid).children(recursive=True)
+    assert len([p for p in family if str(PROGRAM) in p.cmdline()]) >= 2
+    launcher.send_signal(signal.SIGINT)
+    launcher.communicate(timeout=60)
+    deadline = time.monotonic() + 30
+    while any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_run_that_takes_too_long_is_stopped_whole():
+    before = {p.pid for p in psutil.process_iter() if str(PROGRAM) in " ".join(p.cmdline())}
+    with pytest.raises(TrainingError, match="took longer than 15 s"):
+        run_program(["--model", "tiny", "--steps", "100000"], 2, timeout_seconds=15)
+    time.sleep(1)
+    assert {p.pid for p in psutil.process_iter() if str(PROGRAM) in " ".join(p.cmdline())} <= before
+
+
+def test_arguments_default_to_the_documented_ones():
+    options = parse([])
+    assert (options.stage, options.offload, options.accumulation) == (2, "none", 1)
+    assert parse(["--stage", "3", "--offload"]).offload == "cpu"
+    assert os.environ.get("RANK") is None
