@@ -17,7 +17,7 @@ import time
 
 from labsupport.errors import LabError, TrainingError
 
-START_SECONDS = 120
+START_SECONDS = 600  # an op that was never compiled on this machine takes up to a minute of it
 STUCK_SECONDS = 15  # how long ranks may wait for one that has failed, before they are stopped
 _current = None  # the ranks that %%ranks means: a notebook has one set at a time
 
@@ -79,7 +79,7 @@ class Ranks:
                 self._client[number].apply_async(_become_rank, number, environment, os.getpid(), controller)
                 for number in range(count)
             ]
-            self._facts = self._wait(waiting, "starting")
+            self._facts = self._wait(waiting, "starting", on_tick=_StartNotice(waiting).tick)
         except BaseException:
             self.stop()
             raise
@@ -225,6 +225,26 @@ def _reason(call):
     error = call.exception()
     text = str(getattr(error, "evalue", error)).strip()
     return f"{getattr(error, 'ename', type(error).__name__)}: {text}" if text else type(error).__name__
+
+
+class _StartNotice:
+    """Says why a start takes long, and ends one that takes too long."""
+
+    def __init__(self, calls):
+        self.start, self.calls, self.said = time.monotonic(), calls, False
+
+    def tick(self):
+        seconds = time.monotonic() - self.start
+        if seconds > 20 and not self.said:
+            self.said = True
+            print(
+                "Still starting: the first time on a machine, DeepSpeed compiles an op, for about a minute.", flush=True
+            )
+        if seconds > START_SECONDS:
+            raise TrainingError(
+                f"The ranks did not start within {START_SECONDS} s: run `make ops`, which compiles what is missing and "
+                "clears what an interrupted compilation left behind."
+            )
 
 
 class _LiveOutput:

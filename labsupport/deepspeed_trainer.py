@@ -8,6 +8,7 @@ What the program does with its arguments stands in labsupport/program.py.
 """
 
 import itertools
+import os
 import pickle
 import sys
 import warnings
@@ -76,7 +77,8 @@ class DeepSpeedTrainer:
         self.engine.train()
         total, steps, window, in_window = 0.0, 0, 0.0, 0
         length = _length(dataloader, max_steps)
-        with tqdm(total=length, disable=not progress or self.rank != 0, unit="batch", desc="training") as bar:
+        hidden = not progress or self.rank != 0 or "TQDM_DISABLE" in os.environ
+        with tqdm(total=length, disable=hidden, unit="batch", desc="training") as bar:
             for batch in itertools.islice(dataloader, max_steps):
                 loss = self._step(batch)
                 window, in_window, steps = window + loss, in_window + 1, steps + 1

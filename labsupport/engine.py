@@ -14,6 +14,7 @@ import socket
 import sys
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -221,7 +222,12 @@ def _choose_adam(config):
     if not fused:
         settings["torch_adam"] = True
     if torch.distributed.get_rank() == 0:
-        print(f"Optimizer: {'DeepSpeed FusedAdam' if fused else f'torch AdamW: {reason}'}.", flush=True)
+        _say_once(f"Optimizer: {'DeepSpeed FusedAdam' if fused else f'torch AdamW: {reason}'}.")
+
+
+@cache
+def _say_once(sentence):
+    print(sentence, flush=True)
 
 
 def _check_precision_runs_here(config):

@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import psutil
+
 from labsupport.errors import LabError, TrainingError
 
 PROGRAM = Path(__file__).with_name("deepspeed_trainer.py")
@@ -173,8 +175,6 @@ def _start(command, environment):
 def stop_group(process):
     """Stop a process and everything that it started: first by request, then by force."""
     # The launcher starts each rank in a group of its own, so name the descendants, not the group.
-    import psutil
-
     with contextlib.suppress(psutil.NoSuchProcess):
         family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
         for member in family:
@@ -187,6 +187,31 @@ def stop_group(process):
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def end_with_the_launcher():
+    """Let this rank end when the deepspeed launcher that started it is gone, however that went.
+
+    `deepspeed` starts a second process, which starts the ranks. When only the first one is interrupted or
+    killed, DeepSpeed 0.19.8 leaves the second and the ranks running.
+    """
+    import threading
+    import time
+
+    with contextlib.suppress(psutil.Error):
+        parent = psutil.Process().parent()
+        if parent is None or "deepspeed.launcher.launch" not in parent.cmdline():
+            return
+        starter = parent.ppid()
+
+        def watch():
+            with contextlib.suppress(psutil.Error):
+                while parent.is_running() and parent.ppid() == starter:
+                    time.sleep(1)
+                parent.terminate()
+            os._exit(130)
+
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def check_hostfile(path):

@@ -40,8 +40,7 @@ def model_config(preset):
 
     architecture, layers, hidden, heads, positions = PRESETS[preset]
     # No generation happens here, and byte 50256 does not exist: name no special tokens.
-    tokens = {"vocab_size": BYTE_VOCABULARY, "bos_token_id": None, "eos_token_id": None, "use_cache": False,
-              "loss_type": "ForCausalLM"}  # fmt: skip
+    tokens = {"vocab_size": BYTE_VOCABULARY, "bos_token_id": None, "eos_token_id": None, "use_cache": False}
     if architecture == "gpt2":
         dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
         return GPT2Config(n_layer=layers, n_embd=hidden, n_head=heads, n_positions=positions, **tokens, **dropout)
@@ -65,7 +64,9 @@ def build_model(preset, seed=0):
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(model_config(preset))
+    model = AutoModelForCausalLM.from_config(model_config(preset))
+    model.loss_type = "ForCausalLM"  # transformers guesses it from the class's name, and warns about GPT-2's
+    return model
 
 
 def count_parameters(model):

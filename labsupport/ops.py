@@ -3,8 +3,12 @@
 python -m labsupport.ops
 """
 
+import contextlib
 import sys
 import time
+from pathlib import Path
+
+import psutil
 
 from labsupport.engine import describe_machine, nvme_is_available, put_own_tools_first
 
@@ -35,6 +39,7 @@ def compile_ops():
             flush=True,
         )
         start = time.monotonic()
+        clear_stale_lock(builder.name)
         try:
             builder.load(verbose=False)
         except Exception as error:  # whatever the compiler or DeepSpeed said, the next op may still work
@@ -48,6 +53,26 @@ def compile_ops():
             "skipped too."
         )
     return failed
+
+
+def clear_stale_lock(op):
+    """Remove the lock that an interrupted compilation of `op` left; torch would wait for it for ever."""
+    from torch.utils.cpp_extension import _get_build_directory
+
+    folder = Path(_get_build_directory(op, verbose=False))
+    lock = folder / "lock"
+    if lock.exists() and not _is_being_compiled(folder):
+        lock.unlink(missing_ok=True)
+        print(f"{op}: removed the lock that an interrupted compilation left behind.")
+
+
+def _is_being_compiled(folder):
+    """Whether some process works in this folder, as ninja does while it compiles there."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.name() == "ninja" and Path(process.cwd()) == folder:
+                return True
+    return False
 
 
 def _first_line(error):

@@ -4,6 +4,7 @@ import argparse
 import itertools
 import json
 import os
+import socket
 import statistics
 import sys
 import time
@@ -101,7 +102,9 @@ def run(arguments=None):
 def train(options):
     """Train on this rank as `options` ask and return the result on rank 0, None on the others."""
     from labsupport.engine import describe_machine, start_distributed
+    from labsupport.launch import end_with_the_launcher
 
+    end_with_the_launcher()
     start_distributed()
     import torch
 
@@ -278,7 +281,7 @@ def _hand_over_to_launcher(hostfile, arguments):
         run_to_the_end,
     )
 
-    check_hostfile(hostfile)
+    hosts = check_hostfile(hostfile)
     if int(os.environ.get("RANK", "0")) != 0:
         return 0  # the first rank hands over for all
     kept, skip = [], False
@@ -289,7 +292,11 @@ def _hand_over_to_launcher(hostfile, arguments):
             skip = True
         elif not argument.startswith(("--hostfile=", "--local_rank=")):
             kept.append(argument)
-    command = [*launcher_command(hostfile=hostfile), str(PROGRAM), *kept]
+    launcher = launcher_command(hostfile=hostfile)
+    if set(hosts) <= {"localhost", "127.0.0.1", socket.gethostname()}:
+        # DeepSpeed asks ssh for this machine's own address too, and fails where no ssh server runs.
+        launcher += ["--no_ssh_check", "--master_addr", "127.0.0.1"]
+    command = [*launcher, str(PROGRAM), *kept]
     print(f"Handing over: deepspeed --hostfile {hostfile} {PROGRAM.name} {' '.join(kept)}", flush=True)
     status, _ = run_to_the_end(command, launcher_environment(), on_line=lambda line: print(line, flush=True))
     return status

@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+HEAD = "**Goal:** to be built.\n\n**Time:** a second."
 GOOD, BAD = "print('seven times six is', 7 * 6)", "assert 1 == 2, 'planted'"
 
 
@@ -27,7 +28,7 @@ def small_course(root, tmp_path):
 
     def write(code):
         for name, source in (("01_lab", GOOD), ("02_lab", code)):
-            cells = [nbformat.v4.new_markdown_cell(f"# {name}"), nbformat.v4.new_code_cell(source)]
+            cells = [nbformat.v4.new_markdown_cell(f"# {name}\n\n{HEAD}"), nbformat.v4.new_code_cell(source)]
             kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
             nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / f"notebooks/{name}.ipynb")
         return tmp_path

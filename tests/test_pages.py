@@ -6,7 +6,6 @@ import shutil
 import threading
 
 import pytest
-
 from conftest import ROOT
 
 HTML = ROOT / "_build" / "html"

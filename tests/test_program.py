@@ -136,30 +136,51 @@ def test_hostfile_hands_over_to_the_launcher(tmp_path):
     assert json.loads(result.read_text())["world_size"] == 2
 
 
-def test_interrupting_a_run_leaves_no_rank(tmp_path):
+@pytest.mark.parametrize("who", ["the terminal's whole group", "the launcher alone"])
+def test_interrupting_a_run_leaves_no_rank(who):
     command = [*launcher_command(2), str(PROGRAM), "--model", "tiny", "--steps", "100000"]
     launcher = subprocess.Popen(
-        command, env=launcher_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        env=launcher_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     for line in launcher.stdout:
         if line.startswith("Model:"):
             break
     family = psutil.Process(launcher.pid).children(recursive=True)
     assert len([p for p in family if str(PROGRAM) in p.cmdline()]) >= 2
-    launcher.send_signal(signal.SIGINT)
+    if who == "the launcher alone":
+        launcher.send_signal(signal.SIGINT)
+    else:
+        os.killpg(launcher.pid, signal.SIGINT)
     launcher.communicate(timeout=60)
     deadline = time.monotonic() + 30
-    while any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family) and time.monotonic() < deadline:
+    while any(is_alive(process) for process in family) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert not [process for process in family if is_alive(process)]
+
+
+def is_alive(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def test_a_run_that_takes_too_long_is_stopped_whole():
-    before = {p.pid for p in psutil.process_iter() if str(PROGRAM) in " ".join(p.cmdline())}
+    before = ranks_running()
     with pytest.raises(TrainingError, match="took longer than 15 s"):
         run_program(["--model", "tiny", "--steps", "100000"], 2, timeout_seconds=15)
     time.sleep(1)
-    assert {p.pid for p in psutil.process_iter() if str(PROGRAM) in " ".join(p.cmdline())} <= before
+    assert ranks_running() <= before
+
+
+def ranks_running():
+    return {
+        process.pid
+        for process in psutil.process_iter(["cmdline", "status"])
+        if str(PROGRAM) in (process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE
+    }
 
 
 def test_arguments_default_to_the_documented_ones():
