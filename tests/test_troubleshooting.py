@@ -1,6 +1,6 @@
-"""Every error that book/troubleshooting.md quotes and that can be had here is had here, and must stand on the page word for word.
+"""Every error that book/troubleshooting.md marks as reproduced is made here, and must stand on the page word for word.
 
-ENTRIES maps the name of a page's entry, the `(name)=` above its heading, to the text that the page quotes.
+An entry is known by the label `(trouble-name)=` above its heading; the tables below map names to quoted texts.
 """
 
 import json
@@ -54,8 +54,10 @@ CONFIG_ENTRIES = {
 ENGINE_ENTRIES = {
     "unknown-optimizer": "OneBitAdam is not a supported DeepSpeed Optimizer",
     "no-optimizer": "zero stage 2 requires an optimizer",
-    "untested-optimizer": 'You are using an untested ZeRO Optimizer. Please add <"zero_allow_untested_optimizer": true>',
-    "client-optimizer": "You are using ZeRO-Offload with a client provided optimizer (<class 'torch.optim.adamw.AdamW'>)",
+    "untested-optimizer": "You are using an untested ZeRO Optimizer. Please add "
+    '<"zero_allow_untested_optimizer": true>',
+    "client-optimizer": "You are using ZeRO-Offload with a client provided optimizer "
+    "(<class 'torch.optim.adamw.AdamW'>)",
     "direct-backward": "Direct calls to tensor.backward() are not supported in this configuration.",
     "no-sync": "no_sync context manager is incompatible with gradient partitioning logic of ZeRO stage 2",
     "empty-parameter": "'weight' must be 2-D",

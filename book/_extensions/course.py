@@ -1,0 +1,134 @@
+"""The book's own Sphinx extension: math without JavaScript, the table of labs, Plotly from this site.
+
+Listed in _config.yml under sphinx.local_extensions.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective
+
+
+def setup(app):
+    """Register what the pages and _config.yml name."""
+    app.add_html_math_renderer("mathml", (_visit_inline_math, None), (_visit_block_math, None))
+    app.add_directive("labs", LabsDirective)
+    app.connect("config-inited", _name_the_repository)
+    app.connect("config-inited", _count_labs)
+    app.connect("html-page-context", _drop_thebe, priority=900)
+    app.connect("build-finished", _copy_plotly)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def mathml(formula, display="inline"):
+    """Return a formula in LaTeX as MathML, which browsers draw themselves; raises ExtensionError with the formula."""
+    try:
+        return convert(formula.strip(), display=display)
+    except Exception as error:  # latex2mathml raises a class of its own for each kind of mistake, and others
+        raise ExtensionError(
+            f"latex2mathml cannot read the formula {formula!r}: {type(error).__name__} {error}"
+        ) from error
+
+
+def _visit_inline_math(translator, node):
+    translator.body.append(mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def _visit_block_math(translator, node):
+    translator.body.append(f'<div class="math-block" tabindex="0">{mathml(node.astext(), "block")}</div>')
+    raise nodes.SkipNode
+
+
+class LabsDirective(SphinxDirective):
+    """A table of the labs, read from their own first cells, so that the page and the labs cannot disagree."""
+
+    def run(self):
+        """Return the table's nodes: a link with the lab's title, what it is for, and its time."""
+        lines = ["| Lab | What you do | Time |", "|---|---|---|"]
+        here = Path(self.env.doc2path(self.env.docname)).parent
+        up = "../" * len(here.relative_to(self.env.srcdir).parts)
+        for path in labs(self.env.srcdir):
+            self.env.note_dependency(str(path))
+            title, goal, time = lab_head(path)
+            time = time.partition(". ")[0].rstrip(".")
+            lines.append(
+                f"| [{title}]({up}notebooks/{path.name}) | {goal[0].upper()}{goal[1:]} | {time[0].upper()}{time[1:]} |"
+            )
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+def labs(root):
+    """Return the paths of the labs, in course order."""
+    return sorted(Path(root, "notebooks").glob("[0-9]*.ipynb"))
+
+
+def _count_labs(app, config):
+    """Give the pages {{ lab_count }} and {{ lab_hours }}: the labs, and the hours to read them, to the next half."""
+    paths = labs(app.srcdir)
+    minutes = sum(int(re.search(r"\d+", lab_head(path)[2])[0]) for path in paths)
+    halves = -(-minutes // 30)
+    config.myst_substitutions = {
+        **config.myst_substitutions,
+        "lab_count": _in_words(len(paths)),
+        "lab_hours": f"{_in_words(halves // 2)}{' and a half' if halves % 2 else ''}",
+    }
+
+
+def _in_words(number):
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+    return words[number] if number < len(words) else str(number)
+
+
+def lab_head(path):
+    """Return (title, goal, time) from a lab's first cell; raises ExtensionError where one is missing."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = "".join(cells[0]["source"]) if cells else ""
+    found = [re.search(pattern, text, re.MULTILINE) for pattern in (r"^# (.+)$", _field("Goal"), _field("Time"))]
+    if not all(found):
+        raise ExtensionError(f"The first cell of {path.name} needs a '# title' and lines for **Goal** and **Time**.")
+    return tuple(" ".join(match[1].split()).replace("|", r"\|") for match in found)
+
+
+def _field(name):
+    """A pattern for `**Name**: text` or `**Name:** text`, up to the next field or an empty line."""
+    return rf"^[-*]?\s*\*\*{name}(?::\*\*|\*\*:?)\s*([\s\S]+?)(?=\n\s*\n|\n[-*]?\s*\*\*|\Z)"
+
+
+def _name_the_repository(app, config):
+    """Take the addresses of the repository and of the published book from the environment, where it has them."""
+    repository = os.environ.get("BOOK_REPOSITORY_URL")
+    if repository:
+        config.html_theme_options |= {
+            "repository_url": repository,
+            "repository_branch": os.environ.get("BOOK_BRANCH", "main"),
+            "use_repository_button": True,
+            "use_issues_button": True,
+        }
+    config.html_baseurl = os.environ.get("BOOK_BASE_URL", config.html_baseurl)
+
+
+def _drop_thebe(app, pagename, templatename, context, doctree):
+    """Jupyter Book always adds Thebe's starter, which names another site; no page here starts Thebe."""
+    context["script_files"] = [
+        script
+        for script in context["script_files"]
+        if "thebe" not in f"{getattr(script, 'filename', script)}{getattr(script, 'attributes', '')}".lower()
+    ]
+
+
+def _copy_plotly(app, exception):
+    """Lay the installed plotly.js beside figures.js: one copy for the book, and none from another site."""
+    if exception is not None or app.builder.format != "html":
+        return
+    package = Path(importlib.util.find_spec("plotly").origin).parent
+    target = Path(app.outdir, "_static", "plotly.min.js")
+    if not target.exists():
+        shutil.copyfile(package / "package_data" / "plotly.min.js", target)
