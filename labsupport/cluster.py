@@ -65,16 +65,17 @@ class Ranks:
             "WORLD_SIZE": str(count),
             "LOCAL_WORLD_SIZE": str(count),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(free_port()),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count))),
             "TQDM_DISABLE": "1",  # a bar on each rank is noise: the cell itself shows that it is running
         }
         self._cluster = ipyparallel.Cluster(n=count, log_level=40, cluster_id=f"lab-{os.getpid()}-{time.time_ns()}")
         try:
-            self._cluster.start_cluster_sync()
+            with _without_pytests_mark():
+                self._cluster.start_cluster_sync()
             self._client = self._cluster.connect_client_sync()
             self._client.wait_for_engines(count, timeout=START_SECONDS, interactive=False)
             controller = self._cluster.controller.pid
+            environment["MASTER_PORT"] = str(free_port())  # late, so that ipyparallel's own ports cannot take it
             waiting = [
                 self._client[number].apply_async(_become_rank, number, environment, os.getpid(), controller)
                 for number in range(count)
@@ -225,6 +226,18 @@ def _reason(call):
     error = call.exception()
     text = str(getattr(error, "evalue", error)).strip()
     return f"{getattr(error, 'ename', type(error).__name__)}: {text}" if text else type(error).__name__
+
+
+@contextlib.contextmanager
+def _without_pytests_mark():
+    """Start the engines as if not under pytest: there ipykernel gives them a stderr without a file descriptor,
+    and DeepSpeed's probe for libaio needs one."""
+    mark = os.environ.pop("PYTEST_CURRENT_TEST", None)
+    try:
+        yield
+    finally:
+        if mark is not None:
+            os.environ["PYTEST_CURRENT_TEST"] = mark
 
 
 class _StartNotice:

@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-HEAD = "**Goal:** to be built.\n\n**Time:** a second."
+HEAD = "**Goal:** to be built.\n\n**Time:** 1 minute."
 GOOD, BAD = "print('seven times six is', 7 * 6)", "assert 1 == 2, 'planted'"
 
 

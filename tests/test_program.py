@@ -87,7 +87,7 @@ def test_a_config_file_decides_stage_and_offload(tmp_path):
         (["--sequence-length", "1000", "--model", "tiny"], "--sequence-length is 1000"),
         (["--json", "no/such/folder/x.json"], "Cannot write the result to no/such/folder"),
     ],
-    ids=" ".join,
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_mistakes_on_the_command_line_are_one_sentence(arguments, words):
     done = subprocess.run(
