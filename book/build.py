@@ -15,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import nbformat
+
 ROOT = Path(__file__).resolve().parent.parent
 LAB_SECONDS = 600  # one cell may wait for an op that is compiled for the first time
 
@@ -67,6 +69,12 @@ def fill_cache(root, labs, executed):
     shutil.rmtree(folder, ignore_errors=True)
     cache = get_cache(folder)
     for lab in labs:
+        # The cache finds a lab by its code and metadata, so the copy must not keep what running it wrote there.
+        source, copy = nbformat.read(lab, 4), nbformat.read(executed / lab.name, 4)
+        copy.metadata = source.metadata
+        for cell in copy.cells:
+            cell.metadata.pop("execution", None)
+        nbformat.write(copy, executed / lab.name)
         cache.cache_notebook_file(executed / lab.name, uri=str(lab), overwrite=True, check_validity=False)
 
 

@@ -45,7 +45,7 @@ class Machine:
 
     def __str__(self):
         count = f"{self.devices} x {self.device}" if self.accelerator == "cuda" else f"{self.devices} CPU cores"
-        adam = "DeepSpeed's FusedAdam" if self.fused_adam else f"torch's AdamW ({self.fused_adam_reason})"
+        adam = "FusedAdam" if self.fused_adam else "torch AdamW"
         nvme = "yes" if self.nvme else "no"
         return f"{count}, accelerator {self.accelerator}, {self.precision}, {adam}, NVMe offload: {nvme}"
 
@@ -196,7 +196,7 @@ def _accelerator():
 def _fused_adam(accelerator_name):
     """Whether to use DeepSpeed's FusedAdam here, and why not."""
     if accelerator_name != "cuda":
-        return False, "on a CPU it is as good and needs no compiling"
+        return False, "there is no GPU to compile FusedAdam for"
     from deepspeed.ops.op_builder import FusedAdamBuilder
     from deepspeed.ops.op_builder.builder import assert_no_cuda_mismatch
 

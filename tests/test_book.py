@@ -65,6 +65,7 @@ def test_labs_run_once_and_their_outputs_are_on_the_pages(root, small_course):
     assert build(folder, root).returncode == 0
     page = folder / "_build" / "html" / "notebooks" / "02_lab.html"
     first = page.read_text()
+    assert clock(first) == clock((folder / "_build" / "executed" / "02_lab.ipynb").read_text()), "run once, by nbmake"
     assert "seven times six is 42" in (page.parent / "01_lab.html").read_text()
     assert build(folder, root).returncode == 0
     assert clock(page.read_text()) == clock(first), "unchanged labs are not run again"

@@ -18,10 +18,12 @@ from sphinx.util.docutils import SphinxDirective
 
 def setup(app):
     """Register what the pages and _config.yml name."""
+    app.setup_extension("sphinx.ext.autodoc")
     app.add_html_math_renderer("mathml", (_visit_inline_math, None), (_visit_block_math, None))
     app.add_directive("labs", LabsDirective)
     app.connect("config-inited", _name_the_repository)
     app.connect("config-inited", _count_labs)
+    app.connect("autodoc-process-docstring", _plain_docstring)
     app.connect("html-page-context", _drop_thebe, priority=900)
     app.connect("build-finished", _copy_plotly)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
@@ -108,11 +110,19 @@ def _name_the_repository(app, config):
     if repository:
         config.html_theme_options |= {
             "repository_url": repository,
+            # The theme knows github.com and its like by name, and asks for every other host.
+            "repository_provider": next((name for name in ("gitlab", "bitbucket") if name in repository), "github"),
             "repository_branch": os.environ.get("BOOK_BRANCH", "main"),
             "use_repository_button": True,
             "use_issues_button": True,
         }
     config.html_baseurl = os.environ.get("BOOK_BASE_URL", config.html_baseurl)
+
+
+def _plain_docstring(app, what, name, obj, options, lines):
+    """Our docstrings are plain prose: `name` is code there, and an indented block is a command."""
+    prose = [line if line.startswith("    ") else re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", line) for line in lines]
+    lines[:] = re.sub(r"\n\n(?=    \S)", "\n\n::\n\n", "\n".join(prose)).splitlines()
 
 
 def _drop_thebe(app, pagename, templatename, context, doctree):
