@@ -8,14 +8,14 @@ does not average it over ranks and does not look whether it is finite; the train
 
 import statistics
 import sys
-import time
 
 RANKS, ROUNDS, STEPS, WARM_UP_ROUNDS, SEED = 2, 40, 10, 4, 0
 
 
-def measure(precision):
+def measure(precision, seed, rounds, steps, warm_up_rounds):
     """Run on every rank: alternate rounds of the two loops; return seconds per step of each round, and the config."""
     import itertools
+    import time
 
     import torch
 
@@ -25,9 +25,9 @@ def measure(precision):
 
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     config = create_deepspeed_config(2, precision=precision, train_batch_size=8 * world_size, world_size=world_size)
-    trainer = DeepSpeedTrainer(build_model("1m", SEED), config)
+    trainer = DeepSpeedTrainer(build_model("1m", seed), config)
     engine = trainer.engine
-    batches = list(itertools.islice(endless_batches(text_loader(8, rank, world_size, 128, seed=SEED)), STEPS))
+    batches = list(itertools.islice(endless_batches(text_loader(8, rank, world_size, 128, seed=seed)), steps))
 
     def by_hand():
         for batch in batches:
@@ -42,14 +42,14 @@ def measure(precision):
             trainer.train_step(batch)
 
     seconds = {"by hand": [], "trainer": []}
-    for round_number in range(WARM_UP_ROUNDS + ROUNDS):
+    for round_number in range(warm_up_rounds + rounds):
         loops = [("by hand", by_hand), ("trainer", by_trainer)]
         for name, loop in loops if round_number % 2 else reversed(loops):
             torch.distributed.barrier()
             start = time.perf_counter()
             loop()
-            if round_number >= WARM_UP_ROUNDS:
-                seconds[name].append((time.perf_counter() - start) / STEPS)
+            if round_number >= warm_up_rounds:
+                seconds[name].append((time.perf_counter() - start) / steps)
     return seconds, config
 
 
@@ -62,7 +62,7 @@ def main():
     machine = describe_machine()
     ranks = start_ranks(RANKS)
     try:
-        seconds, config = ranks.run(measure, machine.precision)[0]
+        seconds, config = ranks.run(measure, machine.precision, SEED, ROUNDS, STEPS, WARM_UP_ROUNDS)[0]
     finally:
         ranks.stop()
     ratios = [one / other for one, other in zip(seconds["trainer"], seconds["by hand"], strict=True)]

@@ -188,6 +188,8 @@ def nvme_is_available():
 
 
 def _accelerator():
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # what DeepSpeed would choose too, after a warning
     from deepspeed.accelerator import get_accelerator
 
     return get_accelerator()
