@@ -11,6 +11,7 @@ import itertools
 import os
 import pickle
 import sys
+import time
 import warnings
 
 import torch
@@ -268,6 +269,9 @@ def main(arguments=None):
     try:
         return program.run(arguments)
     except LabError as error:
+        if os.environ.get("RANK", "0") != "0":
+            # What goes wrong on all ranks, rank 0 tells for all: the launcher stops the others within a second.
+            time.sleep(3)
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:

@@ -141,7 +141,7 @@ def start_distributed():
     quiet_deepspeed()
     try:
         deepspeed.init_distributed(verbose=False)
-    except torch.distributed.DistNetworkError as error:
+    except torch.distributed.DistError as error:
         if "EADDRINUSE" in str(error) or "already in use" in str(error):
             raise TrainingError(
                 f"Port {os.environ['MASTER_PORT']} is already in use on this machine: choose another with "

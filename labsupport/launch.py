@@ -1,6 +1,8 @@
 """Start the program under the deepspeed launcher, see it through, and bring its result back.
 
-python -c "from labsupport import run_program; print(run_program(['--stage', '2'], ranks=2)['final_loss'])"
+    python -c "from labsupport import run_program; print(run_program(['--stage', '2'], ranks=2)['final_loss'])"
+
+Whatever happens to a run, no process of it is left behind.
 """
 
 import contextlib

@@ -1,6 +1,8 @@
 """Compile the DeepSpeed ops that this machine needs: once, before a lab would stop to do it.
 
-python -m labsupport.ops
+    python -m labsupport.ops
+
+`make ops` runs it, and so do `make book` and `make test`.
 """
 
 import contextlib
@@ -25,10 +27,10 @@ def needed_ops(machine):
 
 def compile_ops():
     """Load each needed op, compiling it where that was not done before; return the names that failed."""
-    from deepspeed.accelerator import get_accelerator
-
     put_own_tools_first()
     machine = describe_machine()
+    from deepspeed.accelerator import get_accelerator
+
     print(f"Machine: {machine}.")
     failed = []
     for name in needed_ops(machine):

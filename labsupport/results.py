@@ -1,6 +1,8 @@
 """Recorded measurements: JSON files beside this module, each with what it takes to trust or repeat it. No torch.
 
-python -c "from labsupport.results import read_record; print(read_record('trainer_overhead')['measured'])"
+    python -c "from labsupport.results import read_record; print(read_record('trainer_overhead')['measured'])"
+
+A page loads a record and says on which hardware it was taken.
 """
 
 import datetime

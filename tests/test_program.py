@@ -188,3 +188,22 @@ def test_arguments_default_to_the_documented_ones():
     assert (options.stage, options.offload, options.accumulation) == (2, "none", 1)
     assert parse(["--stage", "3", "--offload"]).offload == "cpu"
     assert os.environ.get("RANK") is None
+
+
+def test_two_nodes_and_torchrun_train_as_the_deepspeed_launcher_does(trained):
+    from labsupport.launch import run_two_nodes, run_under_torchrun
+
+    printed = []
+    nodes = run_two_nodes([*QUICK, "--stage", "2"], on_line=lambda node, line: printed.append(node))
+    torchrun = run_under_torchrun([*QUICK, "--stage", "2"], accelerator="cpu")
+    assert nodes["world_size"] == torchrun["world_size"] == 2
+    assert set(printed) == {0, 1}, "both nodes print"
+    assert nodes["final_loss"] == pytest.approx(trained[0]["final_loss"], rel=1e-4)
+    assert torchrun["final_loss"] == pytest.approx(trained[0]["final_loss"], rel=1e-4)
+
+
+def test_a_mistake_on_two_nodes_is_one_sentence():
+    from labsupport.launch import run_two_nodes
+
+    with pytest.raises(TrainingError, match="There is no checkpoint at nowhere"):
+        run_two_nodes([*QUICK, "--resume", "nowhere"])
