@@ -15,8 +15,8 @@ book: ops  ## run every lab and build the book in _build/html
 	$(BIN)/python book/build.py
 
 test: ops lint  ## lint, unit tests, multi-rank tests, every lab, a strict book build
-	$(BIN)/pytest tests
 	$(BIN)/python book/build.py --fresh
+	$(BIN)/pytest tests
 
 serve:  ## show the built book on http://localhost:8000 (PORT=... for another port)
 	@test -f _build/html/index.html || { echo "error: there is no book in _build/html yet: run make book first." >&2; exit 1; }

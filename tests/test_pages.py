@@ -61,7 +61,7 @@ def test_a_page_is_whole_and_fits(browser, site, page):
         for number in range(figures.count()):
             figures.nth(number).scroll_into_view_if_needed()
             figures.nth(number).locator(".main-svg").first.wait_for(timeout=20_000)
-        assert response.ok and tab.locator("h1").count() == 1
+        assert response.ok and tab.locator("article h1").count() == 1
         # data: is a picture inside the page itself.
         assert [url for url in asked if not url.startswith((site, "data:", "blob:"))] == []
         assert errors == []

@@ -146,6 +146,8 @@ def test_interrupting_a_run_leaves_no_rank(who):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # A test run in the background has Ctrl-C switched off, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in launcher.stdout:
         if line.startswith("Model:"):
