@@ -120,7 +120,10 @@ class Ranks:
         )
 
     def pull(self, name):
-        """Return the value that the variable `name` has on each rank, as a list in the order of the ranks."""
+        """Return the value that the variable `name` has on each rank, as a list in the order of the ranks.
+
+        A dict arrives with its keys sorted: ipyparallel sends it so.
+        """
         self._require_alive()
         return self._wait([self._client[n].pull(name, block=False) for n in range(self.count)], f"reading {name} from")
 

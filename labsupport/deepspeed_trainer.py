@@ -65,7 +65,9 @@ class DeepSpeedTrainer:
         With gradient accumulation, DeepSpeed updates the weights on every gradient_accumulation_steps-th
         call. Raises TrainingError when the loss is not finite.
         """
-        return self._finite_mean(self._step(batch), 1)
+        loss = self._loss(batch)
+        self._update(loss)
+        return self._finite(self._mean_over_ranks(loss.detach().float()), 1)
 
     def train_epoch(self, dataloader, max_steps=None, progress=True, on_step=None):
         """Train on every micro-batch of `dataloader` and return the mean loss over batches and ranks.
@@ -81,10 +83,12 @@ class DeepSpeedTrainer:
         hidden = not progress or self.rank != 0 or "TQDM_DISABLE" in os.environ
         with tqdm(total=length, disable=hidden, unit="batch", desc="training") as bar:
             for batch in itertools.islice(dataloader, max_steps):
-                loss = self._step(batch)
+                loss = self._loss(batch)
+                self._update(loss)
+                loss = loss.detach().float()
                 window, in_window, steps = window + loss, in_window + 1, steps + 1
                 if in_window == STEPS_BETWEEN_LOSS_CHECKS or steps == length:
-                    mean = self._finite_mean(window / in_window, in_window)
+                    mean = self._finite(self._mean_over_ranks(window / in_window), in_window)
                     total, window, in_window = total + mean * in_window, 0.0, 0
                     bar.set_postfix(loss=f"{mean:.3f}", refresh=False)
                     if on_step is not None:
@@ -95,7 +99,7 @@ class DeepSpeedTrainer:
                 "The dataloader gave no batch: check that it holds at least one whole micro-batch per rank."
             )
         if in_window:
-            total += self._finite_mean(window / in_window, in_window) * in_window
+            total += self._finite(self._mean_over_ranks(window / in_window), in_window) * in_window
         return total / steps
 
     @torch.no_grad()
@@ -166,11 +170,9 @@ class DeepSpeedTrainer:
             raise CheckpointError(f"DeepSpeed found no checkpoint at {path}/{tag}: choose another path or tag.")
         return state.get(CLIENT_STATE_KEY, {})
 
-    def _step(self, batch):
-        loss = self._loss(batch)
+    def _update(self, loss):
         self.engine.backward(loss)
         self.engine.step()
-        return loss.detach().float()
 
     def _loss(self, batch):
         inputs, keywords, target = _split(_to_device(batch, self.engine.device), self.loss_fn is not None)
@@ -188,9 +190,9 @@ class DeepSpeedTrainer:
             )
         return loss
 
-    def _finite_mean(self, loss, micro_batches):
-        """The mean over ranks as a float; every rank sees the same number, so all stop together."""
-        mean = float(self._mean_over_ranks(loss))
+    def _finite(self, mean, micro_batches):
+        """A mean over ranks as a float; every rank sees the same number, so all stop together."""
+        mean = float(mean)
         if mean != mean or mean in (float("inf"), float("-inf")):
             where = f"at micro-batch {self.engine.micro_steps}"
             if micro_batches > 1:

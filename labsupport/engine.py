@@ -7,6 +7,7 @@ one sentence what this machine cannot do.
 import atexit
 import contextlib
 import copy
+import io
 import logging
 import os
 import platform
@@ -140,7 +141,8 @@ def start_distributed():
 
     quiet_deepspeed()
     try:
-        deepspeed.init_distributed(verbose=False)
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints that it found an op that it compiled before
+            deepspeed.init_distributed(verbose=False)
     except torch.distributed.DistError as error:
         if "EADDRINUSE" in str(error) or "already in use" in str(error):
             raise TrainingError(
