@@ -86,7 +86,7 @@ def run_two_nodes(arguments, on_line=None, timeout_seconds=1800):
         launcher = [*launcher_command(hostfile=hostfile), "--no_ssh", "--master_addr", "127.0.0.1", "--node_rank"]
         program = [str(PROGRAM), *map(str, arguments), "--json", str(result)]
         environment = launcher_environment(inherit_gpus=False) | {"DS_ACCELERATOR": "cpu"}
-        nodes, lines, printed = [], ([], []), queue.SimpleQueue()
+        nodes, readers, lines, printed = [], [], ([], []), queue.SimpleQueue()
 
         def read(node):
             for line in nodes[node].stdout:
@@ -103,7 +103,8 @@ def run_two_nodes(arguments, on_line=None, timeout_seconds=1800):
         try:
             for node in (0, 1):
                 nodes.append(_start([*launcher, str(node), *program], environment))
-                threading.Thread(target=read, args=(node,), daemon=True).start()
+                readers.append(threading.Thread(target=read, args=(node,), daemon=True))
+                readers[-1].start()
             while None in (statuses := [node.poll() for node in nodes]) and not any(statuses):
                 if time.monotonic() > ends_at:
                     break
@@ -112,7 +113,10 @@ def run_two_nodes(arguments, on_line=None, timeout_seconds=1800):
         finally:
             for node in nodes:
                 stop_group(node)
-        time.sleep(0.2)  # the last lines are on their way
+            for reader in readers:  # with the processes gone, each soon reads its last line
+                reader.join()
+            for node in nodes:
+                node.stdout.close()
         show()
         failed = next((node for node, status in enumerate(statuses) if status), 0)
         if any(statuses) or not result.exists():
