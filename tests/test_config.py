@@ -6,8 +6,6 @@ import json
 import pytest
 
 from labsupport.config import (
-    REMOVED_KEYS,
-    TOP_LEVEL_KEYS,
     config_precision,
     create_deepspeed_config,
     create_offload_config,
@@ -16,6 +14,7 @@ from labsupport.config import (
     read_config,
     validate_config,
 )
+from labsupport.config_checks import REMOVED_KEYS, TOP_LEVEL_KEYS
 from labsupport.errors import ConfigError, LabError
 
 
