@@ -1,14 +1,28 @@
-"""The planner: how many bytes of model state each rank holds under each ZeRO stage. Needs no torch.
+"""The planner: what a rank will hold, in bytes, before anything is run. Needs no torch.
 
-Formulas: Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models",
-SC 2020, arXiv 1910.02054, section 3.1 and 5.
+    python -m labsupport.memory --parameters 7.5e9 --stage 3 --world-size 64 --gpu H200
+    python -m labsupport.memory --model 1.3b --config ds_config.json --world-size 8
+
+`model_state_bytes` is the ZeRO paper's formula; `plan` says what DeepSpeed 0.19.8 really holds, by the same
+roles and places as labsupport.ledger measures. Paper: Rajbhandari et al., "ZeRO: Memory Optimizations Toward
+Training Trillion Parameter Models", SC 2020, arXiv 1910.02054.
 """
 
+import math
+from typing import NamedTuple
+
+from labsupport import model_states as held
+from labsupport.activations import ATTENTIONS, NOTHING, activation_bytes
+from labsupport.config_checks import require_positive_integer, require_stage
 from labsupport.errors import ConfigError
+from labsupport.models import Preset, preset_named
+from labsupport.settings import Settings, read_settings
 
 PARAMETER_BYTES = 2  # a bf16 or fp16 parameter
 GRADIENT_BYTES = 2
 OPTIMIZER_BYTES = 12  # Adam: fp32 master weight 4, momentum 4, variance 4: the paper's K
+MOMENTS = ("after initialisation", "after backward", "at rest", "peak")
+DEVICES = {"cuda": "GPU", "cpu": "host"}
 
 
 def model_state_bytes(parameters, stage, world_size):
@@ -17,18 +31,16 @@ def model_state_bytes(parameters, stage, world_size):
     parameters: how many the model has (the paper's Psi); world_size: data-parallel ranks (N_d).
     Stage 0: 16 Psi; stage 1: 4 Psi + 12 Psi / N; stage 2: 2 Psi + 14 Psi / N; stage 3: 16 Psi / N (paper,
     figure 1). Exact arithmetic on model states alone: no activations, buckets or fragmentation.
-    Raises ConfigError for a stage outside 0 to 3, and for counts below one.
+    Raises ConfigError for a stage outside 0 to 3, and for counts that are not finite or below one.
     """
     return sum(model_state_parts(parameters, stage, world_size).values())
 
 
 def model_state_parts(parameters, stage, world_size):
     """Return the same bytes by role: {"parameters", "gradients", "optimizer states"}, the masters in the last."""
-    if stage not in (0, 1, 2, 3) or isinstance(stage, bool):
-        raise ConfigError(f"ZeRO stage is {stage!r}: choose 0, 1, 2 or 3.")
-    for name, value in (("parameters", parameters), ("world_size", world_size)):
-        if value < 1:
-            raise ConfigError(f"{name} is {value!r}: give a number of at least 1.")
+    require_stage(stage)
+    require_count("parameters", parameters)
+    require_count("world_size", world_size)
     whole = {"parameters": PARAMETER_BYTES, "gradients": GRADIENT_BYTES, "optimizer states": OPTIMIZER_BYTES}
     partitioned_from = {"optimizer states": 1, "gradients": 2, "parameters": 3}
     return {
@@ -36,12 +48,229 @@ def model_state_parts(parameters, stage, world_size):
     }
 
 
-def communication_elements(parameters, stage, gradient_accumulation_steps=1):
-    """Return the elements that one rank sends in one optimizer step, for many ranks (paper, section 7).
+class Plan(NamedTuple):
+    """A prediction for rank 0: moments is {moment: {place: {role: bytes}}}, for MOMENTS, all of them predicted."""
 
-    Data parallel: an all-reduce is a reduce-scatter and an all-gather, 2 Psi. Stage 1 reduces once a step.
-    Stage 2 reduces every micro-batch and gathers the parameters once: (G + 1) Psi. Stage 3 gathers for the
-    forward and for the backward pass and reduces, every micro-batch: 3 G Psi.
+    parameters: int
+    settings: Settings
+    moments: dict
+    peak_phase: str  # "forward", "backward" or "step"
+
+    def held(self, moment):
+        """Return {role: bytes} at a moment, in all places together."""
+        roles = {}
+        for by_role in self.moments[moment].values():
+            for role, count in by_role.items():
+                roles[role] = roles.get(role, 0) + count
+        return roles
+
+    def place_bytes(self, moment, place):
+        """Return the bytes in one place ("GPU", "host", "pinned host", "NVMe") at a moment."""
+        return sum(self.moments[moment].get(place, {}).values())
+
+    @property
+    def peak_bytes(self):
+        """The most bytes at one time where the model computes: on the GPU, or on the host of a CPU rank."""
+        return self.place_bytes("peak", "GPU") or self.place_bytes("peak", "host")
+
+
+def plan(
+    model,
+    config=None,
+    *,
+    world_size=1,
+    sequence_length=None,
+    activation_checkpointing=False,
+    attention="sdpa",
+    accelerator="cuda",
+    **choices,
+):
+    """Predict what rank 0 holds when DeepSpeed 0.19.8 trains `model` with `config`; return a Plan.
+
+    model: a preset's name, a labsupport.models.Preset, or a number of parameters, which has no activations
+    and no small tensors. config: a ds_config dict; or leave it out and name what matters, as keywords of
+    `choices_config`. sequence_length: tokens, by default the model's longest. accelerator: "cuda" (fused
+    optimizer, NCCL) or "cpu" (PyTorch's Adam, gloo). Raises ConfigError for what DeepSpeed would refuse or
+    ignore, for sizes that are not positive and finite, and for an unknown model, attention or accelerator.
     """
-    steps = gradient_accumulation_steps
-    return parameters * {0: 2, 1: 2, 2: steps + 1, 3: 3 * steps}[stage]
+    if config is not None and choices:
+        raise ConfigError(f"plan got a config and {', '.join(choices)}: put everything into the config.")
+    for name, value, known in (("attention", attention, ATTENTIONS), ("accelerator", accelerator, tuple(DEVICES))):
+        if value not in known:
+            raise ConfigError(f"{name} is {value!r}: choose {' or '.join(map(repr, known))}.")
+    shape, sizes = _shape_and_sizes(model)
+    settings = read_settings(config if config is not None else choices_config(**choices), world_size)
+    activations = NOTHING
+    if shape is not None:
+        tokens = shape.longest_sequence if sequence_length is None else sequence_length
+        require_positive_integer("sequence_length", tokens)
+        activations = activation_bytes(
+            shape, settings.micro_batch_size, tokens, settings.parameter_bytes, attention, activation_checkpointing
+        )
+    shares = held.shares_of(sizes, settings)
+    moments, phase = _moments(shares, settings, activations, accelerator)
+    return Plan(sum(sizes), settings, moments, phase)
+
+
+def choices_config(
+    stage=0,
+    precision="bf16",
+    grad_accum_dtype=None,
+    low_precision_states=False,
+    offload_optimizer="none",
+    offload_param="none",
+    micro_batch_size=1,
+    gradient_accumulation_steps=1,
+    reduce_bucket_size=None,
+    overlap_comm=None,
+):
+    """Return the smallest ds_config for these choices; what is left out keeps DeepSpeed's own default.
+
+    low_precision_states: bf16 master weights and optimizer states.
+    """
+    zero = {"stage": stage}
+    if reduce_bucket_size is not None:
+        zero["reduce_bucket_size"] = reduce_bucket_size
+    if overlap_comm is not None:
+        zero["overlap_comm"] = overlap_comm
+    for key, device in (("offload_optimizer", offload_optimizer), ("offload_param", offload_param)):
+        if device != "none":
+            zero[key] = {"device": device} | ({"nvme_path": "/nvme"} if device == "nvme" else {})
+    config = {
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": gradient_accumulation_steps,
+        "zero_optimization": zero,
+    }
+    if precision not in ("fp32", "fp16", "bf16"):
+        raise ConfigError(f"precision is {precision!r}: choose fp32, fp16 or bf16.")
+    if precision != "fp32":
+        config[precision] = {"enabled": True}
+    if low_precision_states:
+        if precision != "bf16":
+            raise ConfigError(f"Low-precision states need bf16, and precision is {precision}: choose bf16.")
+        config["bf16"] |= {"bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
+    if grad_accum_dtype is not None:
+        config["data_types"] = {"grad_accum_dtype": grad_accum_dtype}
+    return config
+
+
+def require_count(name, value):
+    """Raise ConfigError, naming `name`, unless `value` is a finite number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (1 <= value < math.inf):
+        raise ConfigError(f"{name} is {value!r}: give a number of at least 1.")
+
+
+def _shape_and_sizes(model):
+    if isinstance(model, str):
+        model = preset_named(model)
+    if isinstance(model, Preset):
+        return model, model.tensor_sizes
+    require_count("parameters", model)
+    return None, (int(model),)
+
+
+def _moments(shares, s, activations, accelerator):
+    """The four moments of MOMENTS, and the phase in which the peak is."""
+    device = DEVICES[accelerator]
+    rest = _resting(shares, s, device)
+    fresh = {place: dict(roles) for place, roles in rest.items()}
+    if not (s.stage == 0 and s.precision != "fp32"):  # there DeepSpeed makes the states at once
+        _at(fresh, _states_place(s, device))["optimizer states"] = 0
+    _at(fresh, device)["gathered parameters"] = 0  # the small ones are gathered when they are first used
+    after_backward = _with(rest, device, {"gradients": held.backward_gradient_bytes(shares, s)})
+    _at(after_backward, _states_place(s, device))["optimizer states"] = _at(fresh, _states_place(s, device)).get(
+        "optimizer states", 0
+    )
+    phases = _phases(shares, s, activations, fused=accelerator == "cuda" and not s.torch_adam, gloo=device == "host")
+    phase, extra = max(phases, key=lambda item: sum(item[1].values()))
+    return {
+        "after initialisation": fresh,
+        "after backward": after_backward,
+        "at rest": rest,
+        "peak": _with(rest, device, extra),
+    }, phase
+
+
+def _resting(shares, s, device):
+    """{place: {role: bytes}} between two steps, once the optimizer has its states."""
+    pinned = "host" if device == "host" else "pinned host"
+    states = _states_place(s, device)
+    parameters = {"none": device, "cpu": pinned, "nvme": pinned}[s.offload_param]
+    places = {place: {} for place in dict.fromkeys((device, pinned, states, parameters))}
+    rounded = held.aligned if states == "NVMe" else int
+    on_device, on_host = held.staging_bytes(shares, s)
+    for place, role, count in (
+        (parameters, "parameters", held.parameter_bytes(shares, s)),
+        (device if s.offload_optimizer == "none" else pinned, "gradients", held.resting_gradient_bytes(shares, s)),
+        (states, "master weights", rounded(held.master_bytes(shares, s))),
+        (states, "optimizer states", rounded(held.optimizer_state_bytes(shares, s))),
+        (device, "communication buckets", on_device + (held.bucket_bytes(shares, s) if s.stage == 3 else 0)),
+        (pinned, "communication buckets", on_host + held.nvme_buffer_bytes(shares, s)),
+        (device, "gathered parameters", held.persistent_bytes(shares, s)),
+    ):
+        places[place][role] = places[place].get(role, 0) + count
+    return places
+
+
+def _phases(shares, s, activations, fused, gloo):
+    """[(phase, {role: bytes on the device beside what rests})] of the moments at which a step can peak."""
+    window, bucket = held.window_gradient_bytes(shares, s), held.bucket_bytes(shares, s) if s.stage in (1, 2) else 0
+    in_forward = bucket if s.stage == 1 and s.accumulation_steps > 1 else 0
+    gathered = max(0, held.gathered_bytes(shares, s) - held.persistent_bytes(shares, s))
+    everything = held.backward_gradient_bytes(shares, s)
+    collecting = shares.whole * s.parameter_bytes if s.stage in (0, 1) else everything
+    reducing = held.reduction_bytes(shares, s)
+    return [
+        ("forward", _roles(gradients=window, buckets=in_forward, gathered=gathered, activations=activations.forward)),
+        ("backward", _roles(gradients=window, buckets=bucket, gathered=gathered, activations=activations.backward)),
+        (
+            "backward",
+            _roles(
+                gradients=max(window, collecting) if s.stage != 2 else window + collecting,
+                buckets=bucket,
+                activations=activations.backward_end,
+            ),
+        ),
+        (
+            "backward",
+            _roles(
+                gradients=max(window, collecting) + (everything if s.stage == 1 else 0),
+                buckets=bucket + reducing,
+            ),
+        ),
+        (
+            "step",
+            _roles(
+                gradients=held.step_gradient_bytes(shares, s),
+                other=held.optimizer_working_bytes(shares, s, fused),
+            ),
+        ),
+        ("step", _roles(buckets=held.gloo_workspace_bytes(shares, s) if gloo else 0)),
+    ]
+
+
+def _roles(gradients=0, buckets=0, gathered=0, activations=0, other=0):
+    return {
+        "gradients": gradients,
+        "communication buckets": buckets,
+        "gathered parameters": gathered,
+        "activations": activations,
+        "other": other,
+    }
+
+
+def _states_place(s, device):
+    pinned = "host" if device == "host" else "pinned host"
+    return {"none": device, "cpu": pinned, "nvme": "NVMe"}[s.offload_optimizer]
+
+
+def _at(places, place):
+    return places.setdefault(place, {})
+
+
+def _with(places, place, extra):
+    """A copy of {place: {role: bytes}} with more bytes in one place."""
+    result = {name: dict(roles) for name, roles in places.items()}
+    for role, count in extra.items():
+        _at(result, place)[role] = result[place].get(role, 0) + count
+    return result

@@ -4,6 +4,7 @@ Every preset reads bytes (a vocabulary of 256) and has no dropout, so that two r
 most parameters sit in the layers that ZeRO partitions.
 """
 
+import difflib
 from typing import NamedTuple
 
 from labsupport.errors import ConfigError
@@ -12,42 +13,69 @@ BYTE_VOCABULARY = 256
 
 
 class Preset(NamedTuple):
-    """The shape of a model; longest_sequence is in tokens."""
+    """The shape of a model; longest_sequence is in tokens, mlp_size and vocabulary in elements."""
 
-    architecture: str
+    architecture: str  # "gpt2" or "llama"
     layers: int
     hidden_size: int
     attention_heads: int
     longest_sequence: int
+    mlp_size: int
+    vocabulary: int = BYTE_VOCABULARY
+
+    @property
+    def tensor_sizes(self):
+        """The elements of every parameter tensor, in the order of model.parameters(); tied ones stand once."""
+        h, mlp, words = self.hidden_size, self.mlp_size, self.vocabulary * self.hidden_size
+        if self.architecture == "gpt2":
+            layer = [h, h, 3 * h * h, 3 * h, h * h, h, h, h, h * mlp, mlp, mlp * h, h]
+            return [words, self.longest_sequence * h, *layer * self.layers, h, h]
+        layer = [h * h] * 4 + [h * mlp] * 3 + [h, h]
+        return [words, *layer * self.layers, h, words]
+
+    @property
+    def parameters(self):
+        """How many parameters the model has."""
+        return sum(self.tensor_sizes)
 
 
 PRESETS = {
-    "tiny": Preset("gpt2", 2, 64, 2, 128),
-    "1m": Preset("gpt2", 4, 128, 4, 256),
-    "10m": Preset("gpt2", 6, 384, 6, 512),
-    "85m": Preset("gpt2", 12, 768, 12, 1024),
-    "300m": Preset("gpt2", 24, 1024, 16, 1024),
-    "1.3b": Preset("gpt2", 24, 2048, 16, 2048),
-    "7b": Preset("llama", 32, 4096, 32, 4096),
+    "tiny": Preset("gpt2", 2, 64, 2, 128, 256),
+    "1m": Preset("gpt2", 4, 128, 4, 256, 512),
+    "10m": Preset("gpt2", 6, 384, 6, 512, 1536),
+    "85m": Preset("gpt2", 12, 768, 12, 1024, 3072),
+    "300m": Preset("gpt2", 24, 1024, 16, 1024, 4096),
+    "1.3b": Preset("gpt2", 24, 2048, 16, 2048, 8192),
+    "7b": Preset("llama", 32, 4096, 32, 4096, 11008),
 }
 
 
+def preset_named(name):
+    """Return the Preset of that name; raises ConfigError, with the nearest name, where there is none."""
+    if name not in PRESETS:
+        close = difflib.get_close_matches(str(name).lower(), PRESETS, n=1, cutoff=0.5)
+        nearest = f"did you mean {close[0]!r}? There are" if close else "choose one of"
+        raise ConfigError(f"There is no model {name!r}: {nearest} {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
 def model_config(preset):
-    """Return the transformers config of a preset; raises ConfigError for a name that is not one."""
-    if preset not in PRESETS:
-        raise ConfigError(f"There is no model {preset!r}: choose one of {', '.join(PRESETS)}.")
+    """Return the transformers config of a preset, by name or as a Preset; raises ConfigError for an unknown name."""
     from transformers import GPT2Config, LlamaConfig
 
-    architecture, layers, hidden, heads, positions = PRESETS[preset]
+    shape = preset if isinstance(preset, Preset) else preset_named(preset)
+    architecture, layers, hidden, heads, positions, mlp, vocabulary = shape
     # No generation happens here, and byte 50256 does not exist: name no special tokens.
-    tokens = {"vocab_size": BYTE_VOCABULARY, "bos_token_id": None, "eos_token_id": None, "use_cache": False}
+    tokens = {"vocab_size": vocabulary, "bos_token_id": None, "eos_token_id": None, "use_cache": False}
     if architecture == "gpt2":
         dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-        return GPT2Config(n_layer=layers, n_embd=hidden, n_head=heads, n_positions=positions, **tokens, **dropout)
+        return GPT2Config(
+            n_layer=layers, n_embd=hidden, n_head=heads, n_positions=positions, n_inner=mlp, **tokens, **dropout
+        )
     return LlamaConfig(
         num_hidden_layers=layers,
         hidden_size=hidden,
-        intermediate_size=11008,
+        intermediate_size=mlp,
         num_attention_heads=heads,
         max_position_embeddings=positions,
         **tokens,

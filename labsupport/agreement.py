@@ -1,0 +1,238 @@
+"""Predicted beside measured: real runs of DeepSpeed, each with what the planner says about it.
+
+`make measure` runs all CELLS and records them; tests run a few; the book and the lab show them.
+"""
+
+from labsupport.config import create_deepspeed_config, merge_configs
+from labsupport.memory import MOMENTS, plan
+
+MODEL_STATES = ("parameters", "gradients", "master weights", "optimizer states")
+RESTING = MOMENTS[:3]
+STATE_TOLERANCE, PEAK_TOLERANCE = 0.03, 0.10
+SEQUENCE_LENGTH, MICRO_BATCH_SIZE = 64, 2
+LOW_PRECISION = {"bf16": {"bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}}
+RELEASE = {"zero_optimization": {"stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0}}
+
+
+def cell(
+    stage,
+    precision="bf16",
+    world_size=2,
+    model="1m",
+    accumulation=1,
+    grad_accum_dtype=None,
+    offload_optimizer=None,
+    offload_param=None,
+    checkpointing=False,
+    bucket_size=100_000,
+    note="",
+    more=None,
+):
+    """Return one run to measure: everything about it as plain data; `more` is laid over the config."""
+    config = create_deepspeed_config(
+        stage,
+        precision=precision,
+        world_size=world_size,
+        micro_batch_size=MICRO_BATCH_SIZE,
+        train_batch_size=MICRO_BATCH_SIZE * accumulation * world_size,
+        gradient_accumulation_steps=accumulation,
+        grad_accum_dtype=grad_accum_dtype,
+        offload_optimizer=offload_optimizer or False,
+        offload_param=offload_param or False,
+        bucket_size=bucket_size,
+    )
+    return {
+        "model": model,
+        "world_size": world_size,
+        "checkpointing": checkpointing,
+        "note": note,
+        "config": merge_configs(config, more or {}),
+    }
+
+
+def cells(accelerator="cpu"):
+    """Return the covering set: at most 80 runs, fp16 among them on a GPU only."""
+    half = ("bf16", "fp16") if accelerator == "cuda" else ("bf16",)
+    found = []
+    for world_size in (1, 2, 4):
+        for stage in range(4):
+            found += [cell(stage, precision, world_size) for precision in ("fp32", *half)]
+        found += [cell(stage, "bf16", world_size, "10m") for stage in range(4)]
+    for stage in (1, 2, 3):
+        found.append(cell(stage, world_size=2, grad_accum_dtype="fp32", note="fp32 accumulation"))
+        found.append(cell(stage, world_size=4, model="10m", grad_accum_dtype="fp32", note="fp32 accumulation"))
+        found.append(cell(stage, world_size=2, offload_optimizer="cpu", note="optimizer on the CPU"))
+        found.append(cell(stage, world_size=4, model="10m", offload_optimizer="cpu", note="optimizer on the CPU"))
+        found.append(cell(stage, world_size=2, bucket_size=5_000_000, note="bucket larger than the model"))
+    for stage in range(4):
+        found.append(cell(stage, world_size=2, accumulation=2, note="2 micro-batches a step"))
+        found.append(cell(stage, world_size=2, checkpointing=True, note="activation checkpointing"))
+        found.append(cell(stage, world_size=2, model="tiny", note="a tiny model"))
+    found += [
+        cell(2, world_size=2, accumulation=2, grad_accum_dtype="fp32", note="fp32 accumulation, 2 micro-batches"),
+        cell(2, world_size=2, accumulation=2, offload_optimizer="cpu", note="optimizer on the CPU, 2 micro-batches"),
+        cell(1, "fp32", 2, "10m", accumulation=2, note="2 micro-batches a step"),
+        cell(2, "fp32", 2, offload_optimizer="cpu", note="optimizer on the CPU"),
+        cell(3, world_size=2, more=RELEASE, note="parameters released after use"),
+        cell(3, world_size=2, model="10m", more=RELEASE, note="parameters released after use"),
+        cell(3, world_size=2, offload_param="cpu", note="parameters on the CPU"),
+        cell(3, world_size=2, offload_optimizer="cpu", offload_param="cpu", note="all on the CPU"),
+        cell(3, "fp32", 2, offload_optimizer="nvme", note="optimizer on NVMe"),
+        cell(3, world_size=1, offload_optimizer="nvme", offload_param="nvme", note="all on NVMe"),
+        cell(3, world_size=2, model="10m", checkpointing=True, note="activation checkpointing"),
+        cell(2, world_size=2, more=LOW_PRECISION, note="bf16 master weights and states"),
+        cell(3, world_size=4, more=LOW_PRECISION, note="bf16 master weights and states"),
+        cell(0, world_size=1, model="85m", note="an 85M model"),
+        cell(2, world_size=2, model="85m", note="an 85M model"),
+        cell(3, world_size=2, model="85m", note="an 85M model"),
+    ]
+    assert len(found) <= 80, f"{len(found)} runs are more than the 80 that one sitting measures"
+    return found
+
+
+def predict(run, accelerator="cpu"):
+    """Return the Plan of a cell."""
+    return plan(
+        run["model"],
+        run["config"],
+        world_size=run["world_size"],
+        sequence_length=SEQUENCE_LENGTH,
+        activation_checkpointing=run["checkpointing"],
+        accelerator=accelerator,
+    )
+
+
+def measure(run, nvme_path=None):
+    """Train the cell's model on this rank for three steps and return what the ledger saw, as plain data.
+
+    {"moments": {moment: {place: {role: bytes}}}, "peak_phase", "parameters", "largest_module"}; every rank must
+    call it. What this process held before is taken off "other". The third step is the watched one.
+    """
+    import contextlib
+    import io
+
+    import torch
+
+    from labsupport.deepspeed_trainer import DeepSpeedTrainer
+    from labsupport.ledger import held_by_place, other_bytes, watch_step
+    from labsupport.models import build_model, count_parameters
+
+    before = other_bytes()
+    config = merge_configs(run["config"], _nvme_paths(run["config"], nvme_path))
+    model = build_model(run["model"])
+    if run["checkpointing"]:
+        model.gradient_checkpointing_enable()
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer = DeepSpeedTrainer(model, config)
+    engine = trainer.engine
+    text = torch.arange(MICRO_BATCH_SIZE * SEQUENCE_LENGTH).reshape(MICRO_BATCH_SIZE, SEQUENCE_LENGTH) % 256
+    batch = {name: text.clone().to(engine.device) for name in ("input_ids", "labels")}
+    accumulation = engine.gradient_accumulation_steps()
+
+    def step():
+        for _ in range(accumulation):
+            trainer.train_step(batch)
+
+    moments = {"after initialisation": held_by_place(engine)}
+    for number in range(accumulation):
+        engine.backward(engine(**batch).loss)
+        if number == accumulation - 1:
+            moments["after backward"] = held_by_place(engine)
+        engine.step()
+    moments["at rest"] = held_by_place(engine)
+    watched = watch_step(engine, step)
+    place = "GPU" if engine.device.type == "cuda" else "host"
+    moments["peak"] = {**moments["at rest"], place: dict(watched.peak)}
+    for held in moments.values():
+        held["host"]["other"] -= before
+    result = {
+        "moments": moments,
+        "peak_phase": watched.peak_phase,
+        "parameters": count_parameters(engine.module),
+        "largest_module": max(
+            sum(getattr(p, "ds_numel", p.numel()) for p in module.parameters(recurse=False))
+            for module in engine.module.modules()
+        ),
+    }
+    _forget(engine)
+    return result
+
+
+def published_estimate(run, parameters, largest_module):
+    """Return DeepSpeed's own estimate of a rank's model states at stages 2 and 3, in bytes; None where it has none.
+
+    deepspeed.runtime.zero.stage_1_and_2.estimate_zero2_model_states_mem_needs and stage3's; host and device
+    together, divided by the ranks.
+    """
+    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
+    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
+
+    zero, ranks = run["config"]["zero_optimization"], run["world_size"]
+    on_cpu = "offload_optimizer" in zero
+    if zero["stage"] == 2:
+        host, device = estimate_zero2_model_states_mem_needs(parameters, ranks, 1, on_cpu)
+    elif zero["stage"] == 3:
+        host, device, _ = estimate_zero3_model_states_mem_needs(
+            parameters, largest_module, ranks, 1, on_cpu, "offload_param" in zero
+        )
+    else:
+        return None
+    return int(device + (host / ranks if on_cpu else 0))
+
+
+def model_states(moments, moment):
+    """Return the bytes of the four model states at a moment, in all places together."""
+    return sum(roles.get(role, 0) for roles in moments[moment].values() for role in MODEL_STATES)
+
+
+def total(moments, moment):
+    """Return the bytes at a moment, outside NVMe."""
+    return sum(sum(roles.values()) for place, roles in moments[moment].items() if place != "NVMe")
+
+
+def compare(run, measured, accelerator="cpu"):
+    """Return what a table shows of one cell: predicted and measured bytes, and their ratios less one.
+
+    {"states": {moment: (predicted, measured, error)}, "peak": (...), "phases": (predicted, measured),
+    "worst_role": the role that is furthest off at the peak, with its bytes predicted and measured}.
+    """
+    predicted = predict(run, accelerator)
+    states = {
+        moment: _pair(model_states(predicted.moments, moment), model_states(measured["moments"], moment))
+        for moment in RESTING
+    }
+    by_role = [
+        {
+            role: sum(roles.get(role, 0) for roles in moments["peak"].values())
+            for role in measured["moments"]["peak"]["host"]
+        }
+        for moments in (predicted.moments, measured["moments"])
+    ]
+    worst = max(by_role[1], key=lambda role: abs(by_role[0][role] - by_role[1][role]))
+    return {
+        "states": states,
+        "peak": _pair(total(predicted.moments, "peak"), total(measured["moments"], "peak")),
+        "phases": (predicted.peak_phase, measured["peak_phase"]),
+        "worst_role": (worst, by_role[0][worst], by_role[1][worst]),
+    }
+
+
+def _pair(predicted, measured):
+    return predicted, measured, predicted / measured - 1
+
+
+def _nvme_paths(config, nvme_path):
+    zero = config["zero_optimization"]
+    keys = [key for key in ("offload_optimizer", "offload_param") if zero.get(key, {}).get("device") == "nvme"]
+    return {"zero_optimization": {key: {"nvme_path": str(nvme_path)} for key in keys}} if nvme_path else {}
+
+
+def _forget(engine):
+    """Free the engine: DeepSpeed 0.19.8 keeps the last ZeRO-3 model in a list of its own."""
+    import gc
+
+    from deepspeed.runtime.zero import parameter_offload
+
+    engine.destroy()
+    parameter_offload.FWD_MODULE_STACK.clear()
+    gc.collect()

@@ -1,0 +1,263 @@
+"""What DeepSpeed 0.19.8 holds on rank 0 at each stage, term by term, in bytes: the planner's arithmetic. No torch.
+
+Every function takes the Shares of a model and the Settings of a config, and names the code that it describes
+in the installed package. labsupport.memory adds the terms up; labsupport.ledger measures the same roles.
+"""
+
+import math
+from collections import Counter
+from typing import NamedTuple
+
+FP32 = 4
+# DeepSpeed writes NVMe files in pieces of this many bytes a rank, and its buffers alike: runtime/swap_tensor/utils.py.
+NVME_ALIGNMENT_BYTES = 1024
+
+
+class Shares(NamedTuple):
+    """How a model's elements divide over the ranks; all in elements, of rank 0."""
+
+    whole: int  # the model, with the padding that makes equal shares
+    share: int  # one rank's part
+    cut: int  # the tensors that lie in that part at least in part, each counted whole
+    largest: int  # the largest tensor
+    largest_share: int  # one rank's part of it, at stage 3
+    persistent: int  # at stage 3: the tensors too small to be partitioned, which every rank keeps whole
+    persistent_share: int  # one rank's part of those
+    window: int  # at stage 3: the tensors gathered at one time when everything is released after use
+
+
+def shares_of(sizes, settings):
+    """Return the Shares of a model with tensors of `sizes` elements, in the order of its parameters.
+
+    Stages 1 and 2 lay all tensors end to end and cut the row into world_size equal parts, of an even number
+    of elements (runtime/zero/stage_1_and_2.py, flatten_dense_tensors_aligned). Stage 3 cuts every tensor by
+    itself (runtime/zero/partition_parameters.py, _partition_param).
+    """
+    ranks, total, largest = settings.world_size, sum(sizes), max(sizes)
+    if settings.stage == 0:
+        return Shares(total, total, total, largest, largest, 0, 0, 0)
+    if settings.stage == 3:
+        counts = Counter(sizes)
+        share = sum(-(-size // ranks) * count for size, count in counts.items())
+        small = {size: count for size, count in counts.items() if size <= settings.persistence_threshold}
+        return Shares(
+            whole=total,
+            share=share,
+            cut=share,
+            largest=largest,
+            largest_share=-(-largest // ranks),
+            persistent=sum(size * count for size, count in small.items()),
+            persistent_share=sum(-(-size // ranks) * count for size, count in small.items()),
+            window=_window(sizes, settings),
+        )
+    share = math.ceil(total / (2 * ranks)) * 2
+    row = cut = 0
+    for size in sizes:
+        if row >= share:
+            break
+        row, cut = row + size, cut + size
+    return Shares(share * ranks, share, cut, largest, largest, 0, 0, 0)
+
+
+def _window(sizes, settings):
+    """The partitioned tensors that are whole at one time when none is kept: the one in use and the next two."""
+    cut = [size for size in sizes if size > settings.persistence_threshold] or [0]
+    return max(sum(cut[start : start + 3]) for start in range(len(cut)))
+
+
+def parameter_bytes(shares, s):
+    """Return the bytes of the parameters that the model computes with: whole below stage 3, a share there."""
+    return shares.share * s.parameter_bytes if s.stage == 3 else shares.whole * s.parameter_bytes
+
+
+def persistent_bytes(shares, s):
+    """Return the small parameters that stage 3 keeps whole on every rank, beside their shares.
+
+    runtime/zero/parameter_offload.py, mark_persistent_parameters: all of at most
+    stage3_param_persistence_threshold elements.
+    """
+    return shares.persistent * s.parameter_bytes
+
+
+def master_bytes(shares, s):
+    """Return the master weights: fp32 copies of what this rank updates; fp32 at stage 0 needs none.
+
+    ZeRO makes them in fp32 too (stage_1_and_2.py, single_partition_of_fp32_groups).
+    """
+    return 0 if s.stage == 0 and s.precision == "fp32" else shares.share * s.master_bytes
+
+
+def optimizer_state_bytes(shares, s):
+    """Return the optimizer's states, made in its first step: Adam's momentum and variance are two."""
+    return shares.share * s.states * s.state_bytes
+
+
+def resting_gradient_bytes(shares, s):
+    """Return the gradients that stay between two steps.
+
+    Stage 3 allocates this rank's part once (stage3.py, grad_partitions_flat_buffer); stage 1 with fp32
+    accumulation of 16-bit gradients goes through BF16_Optimizer, which keeps whole fp32 gradients
+    (runtime/bf16_optimizer.py, fp32_groups_gradients_flat); with the optimizer on the CPU the fp32 gradient of
+    the share stays there, and accumulation keeps a 16-bit one as well.
+    """
+    if s.stage == 3:
+        fp32_on_cpu = shares.share * s.master_bytes if s.offload_optimizer == "cpu" else 0
+        return shares.share * s.accumulation_bytes + fp32_on_cpu
+    if through_bf16_optimizer(s):
+        return shares.whole * FP32
+    if s.offload_optimizer == "cpu":
+        accumulated = shares.cut * s.parameter_bytes if s.accumulation_steps > 1 and not accumulates_apart(s) else 0
+        return shares.share * s.master_bytes + accumulated
+    return 0
+
+
+def through_bf16_optimizer(s):
+    """Whether DeepSpeed picks BF16_Optimizer (runtime/engine.py, _do_optimizer_sanity_check)."""
+    return s.stage == 1 and accumulates_apart(s) and s.precision == "bf16" and not s.offloads_on_cpu
+
+
+def accumulates_apart(s):
+    """Whether gradients are added up in fp32 while the model computes in 16 bits."""
+    return s.accumulation_bytes > s.parameter_bytes
+
+
+def backward_gradient_bytes(shares, s):
+    """Return the gradients that are held after the last backward pass, on top of the resting ones.
+
+    Stage 0 and BF16_Optimizer: all. Stages 1 and 2: the tensors of this rank's part, each whole, and in fp32
+    exactly the part (stage_1_and_2.py, copy_grads_in_partition, _build_compact_grad_partition_buffer). Stage
+    3 and offloaded optimizers put them where they already have room.
+    """
+    if s.stage == 0 or through_bf16_optimizer(s):
+        return shares.whole * s.parameter_bytes
+    if s.stage == 3 or s.offload_optimizer == "cpu":
+        return 0
+    return shares.share * FP32 if accumulates_apart(s) else shares.cut * s.parameter_bytes
+
+
+def window_gradient_bytes(shares, s):
+    """Return the gradients held between the micro-batches of one step, on top of the resting ones.
+
+    Stage 1 keeps all of them until the boundary; stage 2 keeps this rank's after every micro-batch.
+    """
+    if s.accumulation_steps == 1:
+        return 0
+    if s.stage == 1 and not through_bf16_optimizer(s):
+        return shares.whole * max(s.accumulation_bytes, s.parameter_bytes)
+    return backward_gradient_bytes(shares, s)
+
+
+def bucket_bytes(shares, s):
+    """Return the buffer in which stages 1 to 3 collect gradients before they send them; whole from the start.
+
+    reduce_bucket_size elements however small the model is; two of them at stages 1 and 2 with overlap_comm
+    (stage_1_and_2.py, setup_buckets). Stage 3 makes it at initialisation and keeps it (stage3.py,
+    _setup_for_real_optimizer), stages 1 and 2 for the time of a backward pass.
+    """
+    if s.stage == 0 or through_bf16_optimizer(s):
+        return 0
+    each = s.accumulation_bytes if s.stage == 1 else s.parameter_bytes
+    return s.reduce_bucket_size * each * (2 if s.overlap_comm and s.stage != 3 else 1)
+
+
+def staging_bytes(shares, s):
+    """Return what CPU offload at stages 1 and 2 keeps to carry data: (on the device, on the host).
+
+    A buffer for the largest gradient on each side, and this rank's 16-bit parameters on their way back
+    (stage_1_and_2.py, temp_grad_buffer_for_*, param_buffer_of_bit16_for_cpu_offload_groups).
+    """
+    if s.stage not in (1, 2) or s.offload_optimizer != "cpu":
+        return 0, 0
+    largest = shares.largest * s.parameter_bytes
+    return largest, largest + shares.share * s.parameter_bytes
+
+
+def nvme_buffer_bytes(shares, s):
+    """Return the pinned host buffers through which NVMe offload reads and writes.
+
+    The optimizer's: offload_optimizer.buffer_count of the largest sub-group in fp32; the parameters':
+    offload_param.buffer_count times buffer_size (runtime/swap_tensor, optimizer_utils.py and
+    partitioned_param_swapper.py).
+    """
+    optimizer = parameters = 0
+    if s.offload_optimizer == "nvme":
+        optimizer = s.optimizer_buffers * aligned(min(shares.share, s.sub_group_size) * FP32)
+    if s.offload_param == "nvme":
+        parameters = s.parameter_buffers * aligned(s.parameter_buffer_size * s.parameter_bytes)
+    return optimizer + parameters
+
+
+def aligned(count):
+    """Return a number of bytes rounded up to what DeepSpeed's NVMe files are made of."""
+    return -(-count // NVME_ALIGNMENT_BYTES) * NVME_ALIGNMENT_BYTES
+
+
+def gathered_bytes(shares, s):
+    """Return the stage 3 parameters that are whole at the end of a forward pass.
+
+    DeepSpeed releases none while fewer than stage3_max_live_parameters are alive
+    (partitioned_param_coordinator.py, release_sub_module), so a model below that is whole on every rank then.
+    Above it, and with both limits at 0, the model is held a few tensors at a time.
+    """
+    if s.stage != 3:
+        return 0
+    released = shares.persistent + shares.window
+    if s.max_live_parameters == 0 or s.max_reuse_distance == 0:
+        return min(shares.whole, released) * s.parameter_bytes
+    return min(shares.whole, max(s.max_live_parameters, released)) * s.parameter_bytes
+
+
+def reduction_bytes(shares, s):
+    """Return the copies made while the gradients are summed over the ranks, beside the bucket.
+
+    Stage 0 flattens up to 5e8 elements (runtime/engine.py, buffered_allreduce_fallback), stages 1 and 2 what
+    is in the bucket (stage_1_and_2.py, allreduce_bucket).
+    """
+    if s.world_size == 1:
+        return 0
+    if s.stage == 0:
+        return min(shares.whole, 500_000_000) * s.parameter_bytes
+    if through_bf16_optimizer(s):
+        return min(shares.whole, 500_000_000) * FP32
+    if s.stage == 3:
+        return 0
+    return min(shares.whole, s.reduce_bucket_size) * s.parameter_bytes
+
+
+def step_gradient_bytes(shares, s):
+    """Return the gradients in the optimizer's step, on top of the resting ones: the fp32 copy of this rank's part.
+
+    Stage 0 in 16 bits keeps the 16-bit ones beside the copy (runtime/fp16/unfused_optimizer.py), stages 1 and
+    2 have freed them by then; stage 3 copies one sub_group_size at a time.
+    """
+    if s.stage == 0:
+        return shares.whole * (s.parameter_bytes + (FP32 if s.precision != "fp32" else 0))
+    if through_bf16_optimizer(s):
+        return shares.whole * s.parameter_bytes
+    if s.offloads_on_cpu:
+        return 0
+    return (min(shares.share, s.sub_group_size) if s.stage == 3 else shares.share) * s.master_bytes
+
+
+def optimizer_working_bytes(shares, s, fused):
+    """Return what the optimizer's arithmetic needs: nothing where it is one fused kernel.
+
+    PyTorch's own Adam makes the root of the variance and its quotient, each as large as the tensor in hand:
+    stage 0 updates tensor by tensor, ZeRO a whole part at once.
+    """
+    if fused or s.offloads_on_cpu:
+        return 0
+    in_hand = shares.largest if s.stage == 0 else step_gradient_elements(shares, s)
+    return 2 * in_hand * s.master_bytes
+
+
+def step_gradient_elements(shares, s):
+    """Return how many elements one call of the optimizer updates."""
+    return min(shares.share, s.sub_group_size) if s.stage == 3 else shares.share
+
+
+def gloo_workspace_bytes(shares, s):
+    """Return what gloo, the CPU's backend, needs to gather the updated parameters: two copies; NCCL needs none."""
+    if s.stage not in (1, 2) or s.world_size == 1:
+        return 0
+    return 2 * shares.whole * s.parameter_bytes

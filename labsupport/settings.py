@@ -1,0 +1,148 @@
+"""What a ds_config means for memory and communication, with DeepSpeed 0.19.8's own defaults filled in. No torch.
+
+    read_settings({"train_micro_batch_size_per_gpu": 4, "bf16": {"enabled": True},
+                   "zero_optimization": {"stage": 3}}, world_size=8)
+
+The defaults are those of deepspeed/runtime/zero/config.py; tests/test_settings.py compares them with the
+installed DeepSpeed.
+"""
+
+from typing import NamedTuple
+
+from labsupport.config import config_precision, offload_devices, zero_stage
+from labsupport.config_checks import BATCH_KEYS, require_positive_integer, validate_config
+from labsupport.errors import ConfigError
+
+BYTES_OF = {"fp32": 4, "fp16": 2, "bf16": 2}
+# Adam and its kin keep two numbers a parameter beside the master weight, Lion and Adagrad one.
+STATES_OF = {"Adam": 2, "AdamW": 2, "Lion": 1, "Adagrad": 1, "Lamb": 2}
+
+
+class Settings(NamedTuple):
+    """One config on one number of ranks. Sizes of buckets and thresholds are in elements, as DeepSpeed counts them."""
+
+    stage: int = 0
+    world_size: int = 1
+    precision: str = "fp32"
+    accumulation_dtype: str = "fp32"  # in which gradients are added up; by default the precision
+    master_bytes: int = 4  # a master weight
+    state_bytes: int = 4  # one of the optimizer's states
+    states: int = 2  # how many of them a parameter has
+    optimizer: str = "AdamW"
+    torch_adam: bool = False
+    micro_batch_size: int = 1
+    accumulation_steps: int = 1
+    offload_optimizer: str = "none"
+    offload_param: str = "none"
+    pin_memory: bool = True
+    gradient_clipping: float = 1.0
+    reduce_bucket_size: int = 500_000_000
+    allgather_bucket_size: int = 500_000_000
+    overlap_comm: bool = False
+    multi_rank_allreduce: bool = True
+    reduce_scatter: bool = True
+    sub_group_size: int = 1_000_000_000
+    prefetch_bucket_size: int = 50_000_000
+    persistence_threshold: int = 100_000
+    max_live_parameters: int = 1_000_000_000
+    max_reuse_distance: int = 1_000_000_000
+    parameter_buffers: int = 5  # offload_param.buffer_count, for NVMe
+    parameter_buffer_size: int = 100_000_000
+    optimizer_buffers: int = 4  # offload_optimizer.buffer_count, for NVMe
+
+    @property
+    def parameter_bytes(self):
+        """Bytes of a parameter that the model computes with."""
+        return BYTES_OF[self.precision]
+
+    @property
+    def accumulation_bytes(self):
+        """Bytes of an accumulated gradient."""
+        return BYTES_OF[self.accumulation_dtype]
+
+    @property
+    def offloads_on_cpu(self):
+        """Whether the optimizer's states live outside the accelerator."""
+        return self.offload_optimizer != "none"
+
+
+def read_settings(config, world_size=None):
+    """Return the Settings of a ds_config on `world_size` ranks; raises ConfigError as validate_config does.
+
+    Without world_size it follows from a complete batch triple, else it is 1.
+    """
+    validate_config(config, world_size)
+    zero, data_types, half = config.get("zero_optimization", {}), config.get("data_types", {}), _half_block(config)
+    batch, micro, steps = (config.get(key) for key in BATCH_KEYS)
+    if world_size is None:
+        world_size = batch // (micro * steps) if batch and micro and steps else 1
+    require_positive_integer("world_size", world_size)
+    steps = steps or (batch // (micro * world_size) if batch and micro else 1)
+    micro = micro or batch // (steps * world_size)
+    if not micro or not steps:
+        raise ConfigError(
+            f"train_batch_size {batch} is too small for {world_size} ranks: give at least one sample a rank and step."
+        )
+    precision, stage = config_precision(config), zero_stage(config)
+    optimizer = config.get("optimizer", {})
+    name, optimizer_offload, parameter_offload = (
+        optimizer.get("type", "AdamW"),
+        zero.get("offload_optimizer") or {},
+        zero.get("offload_param") or {},
+    )
+    low = any(half.get(key) for key in ("bf16_master_weights_and_grads", "fp16_master_weights_and_grads"))
+    of_optimizer, of_parameters = offload_devices(config)
+    values = {
+        "stage": stage,
+        "world_size": world_size,
+        "precision": precision,
+        "accumulation_dtype": data_types.get("grad_accum_dtype") or precision,
+        "master_bytes": 2 if low else 4,
+        "state_bytes": 2 if half.get("bf16_optimizer_states") else 4,
+        "states": _states(name, optimizer.get("params", {})),
+        "optimizer": name,
+        "torch_adam": bool(optimizer.get("params", {}).get("torch_adam")),
+        "micro_batch_size": micro,
+        "accumulation_steps": steps,
+        "offload_optimizer": of_optimizer,
+        "offload_param": of_parameters,
+        "pin_memory": optimizer_offload.get("pin_memory", parameter_offload.get("pin_memory", True)),
+        "gradient_clipping": config.get("gradient_clipping"),
+        "overlap_comm": zero["overlap_comm"] if zero.get("overlap_comm") is not None else stage == 3,
+        "parameter_buffers": parameter_offload.get("buffer_count"),
+        "parameter_buffer_size": parameter_offload.get("buffer_size"),
+        "optimizer_buffers": optimizer_offload.get("buffer_count"),
+        **{field: zero.get(key) for field, key in _ZERO_KEYS.items()},
+    }
+    # DeepSpeed takes 5e8 for 500000000, so elements may arrive as floats.
+    elements = {"reduce_bucket_size", "allgather_bucket_size", "sub_group_size", *_STAGE_3_KEYS}
+    given = {key: value for key, value in values.items() if value is not None}
+    return Settings(**{key: int(value) if key in elements else value for key, value in given.items()})
+
+
+_STAGE_3_KEYS = ("prefetch_bucket_size", "persistence_threshold", "max_live_parameters", "max_reuse_distance")
+_ZERO_KEYS = {
+    "reduce_bucket_size": "reduce_bucket_size",
+    "allgather_bucket_size": "allgather_bucket_size",
+    "multi_rank_allreduce": "use_multi_rank_bucket_allreduce",
+    "reduce_scatter": "reduce_scatter",
+    "sub_group_size": "sub_group_size",
+    "prefetch_bucket_size": "stage3_prefetch_bucket_size",
+    "persistence_threshold": "stage3_param_persistence_threshold",
+    "max_live_parameters": "stage3_max_live_parameters",
+    "max_reuse_distance": "stage3_max_reuse_distance",
+}
+
+
+def _half_block(config):
+    return {"fp16": config.get("fp16", {}), "bf16": config.get("bf16", config.get("bfloat16", {}))}.get(
+        config_precision(config), {}
+    )
+
+
+def _states(name, parameters):
+    if name == "SGD":
+        return 1 if parameters.get("momentum") else 0
+    if name not in STATES_OF:
+        raise ConfigError(f"The planner does not know the optimizer {name!r}: it knows SGD, {', '.join(STATES_OF)}.")
+    return STATES_OF[name]
