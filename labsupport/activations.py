@@ -18,11 +18,12 @@ class Activations(NamedTuple):
 
     kept: int  # when the forward pass has ended
     forward: int  # the most during the forward pass
-    backward: int  # the most while the last layers are in their backward pass
+    loss: int  # the most while the loss is in its backward pass, before any parameter has a gradient
+    backward: int  # the most while the last layers are in theirs
     backward_end: int  # while the first layer is in its backward pass
 
 
-NOTHING = Activations(0, 0, 0, 0)
+NOTHING = Activations(0, 0, 0, 0, 0)
 
 
 def activation_bytes(shape, micro_batch_size, sequence_length, element_bytes, attention="sdpa", checkpointing=False):
@@ -47,8 +48,8 @@ def activation_bytes(shape, micro_batch_size, sequence_length, element_bytes, at
     return Activations(
         kept=kept,
         forward=max(kept + logits_bytes(shape, tokens, e), kept_layers + first + mask + 3 * hidden),
+        loss=kept + 2 * loss_bytes(shape, tokens),  # the gradients of the loss and of its softmax, in fp32
         backward=max(
-            kept + 2 * loss_bytes(shape, tokens),  # the gradients of the loss and of its softmax, in fp32
             first + kept_layers + one_layer + working,
             first + kept_layers + final_norm_working_bytes(shape, tokens),
         ),

@@ -10,7 +10,6 @@ tensor storage that is alive is counted once, the same way on a CPU and on a GPU
 
 import contextlib
 import gc
-import inspect
 import os
 import sys
 from collections import Counter
@@ -55,7 +54,8 @@ def held_by_place(engine):
 
 def other_bytes():
     """Return the bytes of every tensor in this process, as a base to take off before an engine is built."""
-    gc.collect()
+    while gc.collect():  # DeepSpeed's engines are cycles through cycles
+        pass
     return sum({_address(s): s.nbytes() for tensor in _live_tensors() for s in _storages(tensor)}.values())
 
 
@@ -101,6 +101,20 @@ def watch_step(engine, step):
         held = {pointer: (storage.nbytes(), role) for pointer, (storage, role) in _of_device(engine, device)}
         step()
     return Step(_timeline(profile, held, device), device)
+
+
+def peak_step_bytes(engine, step):
+    """Return the most bytes that this rank held at one time in a step; never time that one.
+
+    On a GPU the CUDA allocator's own peak of one `step()`, on a CPU the peak that watch_step finds.
+    """
+    if engine.device.type != "cuda":
+        return watch_step(engine, step).peak_bytes
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated()
 
 
 def allocator_gap(engine):
@@ -333,15 +347,12 @@ def _labels(engine):
     """While it lasts, the phases, gradients, collectives and the optimizer's inputs leave marks."""
     from deepspeed.comm import comm
 
-    undo = [_mark_calls(engine, phase, before=lambda phase=phase, **_: _mark(phase)) for phase in PHASES]
+    undo = [_mark_calls(engine, phase, before=lambda *_, phase=phase, **__: _mark(phase)) for phase in PHASES]
     undo.append(_mark_calls(engine, "backward", after=lambda: _mark_claims(engine)))
     for name, arguments, role in COLLECTIVES:
         undo.append(_mark_calls(comm.cdb, name, before=_marker(engine, role, arguments)))
-    hooks = [
-        p.register_hook(lambda gradient: _mark_tensor("gradients", gradient))
-        for p in engine.module.parameters()
-        if p.requires_grad
-    ]
+    hooks = [module.register_forward_pre_hook(_mark_gathered) for module in engine.module.modules()]
+    hooks += [p.register_hook(_gradient_marker(p)) for p in engine.module.parameters() if p.requires_grad]
     basic = getattr(engine, "basic_optimizer", None)
     if basic is not None:
         hooks.append(basic.register_step_pre_hook(lambda *_: _mark_claims(engine)))
@@ -354,7 +365,7 @@ def _labels(engine):
             hook.remove()
 
 
-COLLECTIVES = (  # the methods of DeepSpeed's backend object, the arguments that name memory of ours, its role
+COLLECTIVES = (  # the methods of DeepSpeed's backend object, their first arguments that are memory of ours, its role
     ("all_reduce", ("tensor",), "communication buckets"),
     ("reduce", ("tensor",), "communication buckets"),
     ("reduce_scatter_tensor", ("output_tensor", "input_tensor"), "communication buckets"),
@@ -364,10 +375,23 @@ COLLECTIVES = (  # the methods of DeepSpeed's backend object, the arguments that
 
 
 def _marker(engine, role, arguments):
-    def mark(**named):
+    def mark(*positional, **named):
         _mark_tensor("communication buckets", list(_buckets(engine.optimizer, [])))
-        for argument in arguments:
-            _mark_tensor(role, named.get(argument))
+        for tensor in (*positional[: len(arguments)], *(named.get(argument) for argument in arguments)):
+            _mark_tensor(role, tensor)
+
+    return mark
+
+
+def _mark_gathered(module, _inputs):
+    for parameter in module.parameters(recurse=False):
+        _mark_tensor("gathered parameters", parameter.data)
+
+
+def _gradient_marker(parameter):
+    def mark(gradient):
+        _mark_tensor("gradients", gradient)
+        _mark_tensor("gathered parameters", parameter.data)
 
     return mark
 
@@ -376,11 +400,9 @@ def _mark_calls(owner, name, before=None, after=None):
     """Call `before` or `after` around owner.name for a while; return what undoes it."""
     original, own = getattr(owner, name), name in vars(owner)
 
-    parameters = inspect.signature(original)
-
     def marked(*arguments, **named):
         if before:
-            before(**parameters.bind(*arguments, **named).arguments)
+            before(*arguments, **named)
         result = original(*arguments, **named)
         if after:
             after()

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from labsupport import model_states as held
 from labsupport.activations import ATTENTIONS, NOTHING, activation_bytes
+from labsupport.cards import card
 from labsupport.config_checks import require_positive_integer, require_stage
 from labsupport.errors import ConfigError
 from labsupport.models import Preset, preset_named
@@ -98,7 +99,9 @@ def plan(
     for name, value, known in (("attention", attention, ATTENTIONS), ("accelerator", accelerator, tuple(DEVICES))):
         if value not in known:
             raise ConfigError(f"{name} is {value!r}: choose {' or '.join(map(repr, known))}.")
-    shape, sizes = _shape_and_sizes(model)
+    shape = preset_named(model) if isinstance(model, str) else model if isinstance(model, Preset) else None
+    if shape is None:
+        require_count("parameters", model)
     settings = read_settings(config if config is not None else choices_config(**choices), world_size)
     activations = NOTHING
     if shape is not None:
@@ -107,9 +110,65 @@ def plan(
         activations = activation_bytes(
             shape, settings.micro_batch_size, tokens, settings.parameter_bytes, attention, activation_checkpointing
         )
-    shares = held.shares_of(sizes, settings)
+    shares = held.shares_of(shape.tensor_sizes, settings) if shape else held.shares_of_number(int(model), settings)
     moments, phase = _moments(shares, settings, activations, accelerator)
-    return Plan(sum(sizes), settings, moments, phase)
+    return Plan(shares.parameters, settings, moments, phase)
+
+
+# A CUDA context, cuBLAS's and NCCL's own buffers: outside the allocator, so outside every plan. An allowance,
+# not a prediction.
+ALLOWANCE_BYTES = 2**30
+MOST_GPUS = 65_536
+
+
+def fits(planned, card_name):
+    """Say whether a Plan's peak and 1 GiB for CUDA's and NCCL's own use fit into that card's memory.
+
+    Raises ConfigError, with the nearest name, for an unknown card.
+    """
+    return planned.peak_bytes + ALLOWANCE_BYTES <= card(card_name).memory_bytes
+
+
+def largest_model(card_name, model=None, **arguments):
+    """Return the Plan of the largest model that fits on every such card, or None where none does.
+
+    model: a preset or Preset, which is given as many layers as fit; without it, a bare number of parameters,
+    model states and buffers alone. arguments: those of `plan`.
+    """
+
+    def candidate(size):
+        if model is None:
+            return size
+        shape = preset_named(model) if isinstance(model, str) else model
+        return shape._replace(layers=size)
+
+    size = _last(lambda size: fits(plan(candidate(size), **arguments), card_name), 10_000 if model else 10**14)
+    return plan(candidate(size), **arguments) if size else None
+
+
+def smallest_world_size(card_name, model, config=None, **arguments):
+    """Return the Plan with the fewest ranks that fits on such cards, or None where 65,536 do not suffice.
+
+    The micro-batch stays as it is, so a train_batch_size in `config` is left out of account.
+    """
+    if config is not None:
+        config = {key: value for key, value in config.items() if key != "train_batch_size"}
+
+    def too_small(world_size):
+        return not fits(plan(model, config, world_size=world_size, **arguments), card_name)
+
+    if too_small(MOST_GPUS):
+        return None
+    return plan(model, config, world_size=_last(too_small, MOST_GPUS) + 1, **arguments)
+
+
+def _last(holds, most):
+    """The largest whole number from 0 to `most` for which `holds`, where it holds up to a point and not after it."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+    return low
 
 
 def choices_config(
@@ -160,91 +219,71 @@ def require_count(name, value):
         raise ConfigError(f"{name} is {value!r}: give a number of at least 1.")
 
 
-def _shape_and_sizes(model):
-    if isinstance(model, str):
-        model = preset_named(model)
-    if isinstance(model, Preset):
-        return model, model.tensor_sizes
-    require_count("parameters", model)
-    return None, (int(model),)
-
-
 def _moments(shares, s, activations, accelerator):
     """The four moments of MOMENTS, and the phase in which the peak is."""
     device = DEVICES[accelerator]
-    rest = _resting(shares, s, device)
-    fresh = {place: dict(roles) for place, roles in rest.items()}
-    if not (s.stage == 0 and s.precision != "fp32"):  # there DeepSpeed makes the states at once
-        _at(fresh, _states_place(s, device))["optimizer states"] = 0
-    _at(fresh, device)["gathered parameters"] = 0  # the small ones are gathered when they are first used
-    after_backward = _with(rest, device, {"gradients": held.backward_gradient_bytes(shares, s)})
-    _at(after_backward, _states_place(s, device))["optimizer states"] = _at(fresh, _states_place(s, device)).get(
-        "optimizer states", 0
-    )
+    fresh, rest = (_resting(shares, s, device, stepped) for stepped in (False, True))
+    after_backward = {"gradients": held.backward_gradient_bytes(shares, s)}
     phases = _phases(shares, s, activations, fused=accelerator == "cuda" and not s.torch_adam, gloo=device == "host")
     phase, extra = max(phases, key=lambda item: sum(item[1].values()))
     return {
         "after initialisation": fresh,
-        "after backward": after_backward,
+        "after backward": _with(_with(fresh, device, after_backward), *_accumulated(shares, s, device)),
         "at rest": rest,
         "peak": _with(rest, device, extra),
     }, phase
 
 
-def _resting(shares, s, device):
-    """{place: {role: bytes}} between two steps, once the optimizer has its states."""
+def _resting(shares, s, device, stepped):
+    """{place: {role: bytes}} between two steps, before or after the first one has been made."""
     pinned = "host" if device == "host" else "pinned host"
-    states = _states_place(s, device)
-    parameters = {"none": device, "cpu": pinned, "nvme": pinned}[s.offload_param]
-    places = {place: {} for place in dict.fromkeys((device, pinned, states, parameters))}
+    states = {"none": device, "cpu": pinned, "nvme": "NVMe"}[s.offload_optimizer]
+    parameters = device if s.offload_param == "none" else pinned
+    gradients = device if s.offload_optimizer == "none" else pinned
+    at_once = s.stage == 0 and s.precision != "fp32"  # there DeepSpeed makes the optimizer's states at once
     rounded = held.aligned if states == "NVMe" else int
     on_device, on_host = held.staging_bytes(shares, s)
+    places = {place: {} for place in dict.fromkeys((device, pinned, states))}
     for place, role, count in (
         (parameters, "parameters", held.parameter_bytes(shares, s)),
-        (device if s.offload_optimizer == "none" else pinned, "gradients", held.resting_gradient_bytes(shares, s)),
+        (gradients, "gradients", held.resting_gradient_bytes(shares, s)),
         (states, "master weights", rounded(held.master_bytes(shares, s))),
-        (states, "optimizer states", rounded(held.optimizer_state_bytes(shares, s))),
+        (states, "optimizer states", rounded(held.optimizer_state_bytes(shares, s)) if stepped or at_once else 0),
         (device, "communication buckets", on_device + (held.bucket_bytes(shares, s) if s.stage == 3 else 0)),
         (pinned, "communication buckets", on_host + held.nvme_buffer_bytes(shares, s)),
-        (device, "gathered parameters", held.persistent_bytes(shares, s)),
+        (device, "gathered parameters", held.persistent_bytes(shares, s) if stepped else 0),
     ):
         places[place][role] = places[place].get(role, 0) + count
-    return places
+    return _with(places, *_accumulated(shares, s, device)) if stepped else places
+
+
+def _accumulated(shares, s, device):
+    pinned = "host" if device == "host" else "pinned host"
+    return pinned, {"gradients": held.accumulated_on_cpu_bytes(shares, s)}
 
 
 def _phases(shares, s, activations, fused, gloo):
-    """[(phase, {role: bytes on the device beside what rests})] of the moments at which a step can peak."""
-    window, bucket = held.window_gradient_bytes(shares, s), held.bucket_bytes(shares, s) if s.stage in (1, 2) else 0
-    in_forward = bucket if s.stage == 1 and s.accumulation_steps > 1 else 0
+    """[(phase, {role: bytes on the device beside what rests})] of the moments at which a step can peak.
+
+    In order: the forward pass, the loss's backward pass, the last layer's, the first layer's, the sum of the
+    gradients over the ranks, the optimizer's arithmetic, the gathering of the updated parameters.
+    """
+    window, arrived = held.window_gradient_bytes(shares, s), held.backward_gradient_bytes(shares, s)
+    bucket = held.bucket_bytes(shares, s) if s.stage in (1, 2) else 0
+    kept_bucket = bucket if s.stage == 1 and s.accumulation_steps > 1 else 0
     gathered = max(0, held.gathered_bytes(shares, s) - held.persistent_bytes(shares, s))
-    everything = held.backward_gradient_bytes(shares, s)
-    collecting = shares.whole * s.parameter_bytes if s.stage in (0, 1) else everything
-    reducing = held.reduction_bytes(shares, s)
+    # Stages 0 and 1 collect every gradient before they reduce; stage 2 adds the new ones to those of the window.
+    collected = shares.whole * s.parameter_bytes if s.stage in (0, 1) else window + arrived if s.stage == 2 else 0
+    collected = max(window, collected)
+    reducing = bucket + held.reduction_bytes(shares, s)
+    prefetched = held.prefetch_bytes(shares, s)
     return [
-        ("forward", _roles(gradients=window, buckets=in_forward, gathered=gathered, activations=activations.forward)),
-        ("backward", _roles(gradients=window, buckets=bucket, gathered=gathered, activations=activations.backward)),
-        (
-            "backward",
-            _roles(
-                gradients=max(window, collecting) if s.stage != 2 else window + collecting,
-                buckets=bucket,
-                activations=activations.backward_end,
-            ),
-        ),
-        (
-            "backward",
-            _roles(
-                gradients=max(window, collecting) + (everything if s.stage == 1 else 0),
-                buckets=bucket + reducing,
-            ),
-        ),
-        (
-            "step",
-            _roles(
-                gradients=held.step_gradient_bytes(shares, s),
-                other=held.optimizer_working_bytes(shares, s, fused),
-            ),
-        ),
+        ("forward", _roles(window, kept_bucket, gathered + prefetched, activations.forward)),
+        ("backward", _roles(window, kept_bucket, gathered, activations.loss)),
+        ("backward", _roles(window, bucket, gathered, activations.backward)),
+        ("backward", _roles(collected, bucket, activations=activations.backward_end)),
+        ("backward", _roles(collected + (arrived if s.stage == 1 else 0), reducing)),
+        ("step", _roles(held.step_gradient_bytes(shares, s), other=held.optimizer_working_bytes(shares, s, fused))),
         ("step", _roles(buckets=held.gloo_workspace_bytes(shares, s) if gloo else 0)),
     ]
 
@@ -259,18 +298,17 @@ def _roles(gradients=0, buckets=0, gathered=0, activations=0, other=0):
     }
 
 
-def _states_place(s, device):
-    pinned = "host" if device == "host" else "pinned host"
-    return {"none": device, "cpu": pinned, "nvme": "NVMe"}[s.offload_optimizer]
-
-
-def _at(places, place):
-    return places.setdefault(place, {})
-
-
 def _with(places, place, extra):
     """A copy of {place: {role: bytes}} with more bytes in one place."""
     result = {name: dict(roles) for name, roles in places.items()}
     for role, count in extra.items():
-        _at(result, place)[role] = result[place].get(role, 0) + count
+        result[place][role] = result[place].get(role, 0) + count
     return result
+
+
+if __name__ == "__main__":
+    import sys
+
+    from labsupport.memory_report import main
+
+    sys.exit(main())

@@ -16,14 +16,13 @@ NVME_ALIGNMENT_BYTES = 1024
 class Shares(NamedTuple):
     """How a model's elements divide over the ranks; all in elements, of rank 0."""
 
+    parameters: int  # the model
     whole: int  # the model, with the padding that makes equal shares
     share: int  # one rank's part
     cut: int  # the tensors that lie in that part at least in part, each counted whole
     largest: int  # the largest tensor
-    largest_share: int  # one rank's part of it, at stage 3
-    persistent: int  # at stage 3: the tensors too small to be partitioned, which every rank keeps whole
-    persistent_share: int  # one rank's part of those
-    window: int  # at stage 3: the tensors gathered at one time when everything is released after use
+    persistent: int = 0  # at stage 3: the tensors that every rank keeps whole, because they are small
+    window: int = 0  # at stage 3: the tensors gathered at one time when everything is released after use
 
 
 def shares_of(sizes, settings):
@@ -35,19 +34,18 @@ def shares_of(sizes, settings):
     """
     ranks, total, largest = settings.world_size, sum(sizes), max(sizes)
     if settings.stage == 0:
-        return Shares(total, total, total, largest, largest, 0, 0, 0)
+        return Shares(total, total, total, total, largest)
     if settings.stage == 3:
         counts = Counter(sizes)
         share = sum(-(-size // ranks) * count for size, count in counts.items())
         small = {size: count for size, count in counts.items() if size <= settings.persistence_threshold}
         return Shares(
+            parameters=total,
             whole=total,
             share=share,
             cut=share,
             largest=largest,
-            largest_share=-(-largest // ranks),
             persistent=sum(size * count for size, count in small.items()),
-            persistent_share=sum(-(-size // ranks) * count for size, count in small.items()),
             window=_window(sizes, settings),
         )
     share = math.ceil(total / (2 * ranks)) * 2
@@ -56,7 +54,13 @@ def shares_of(sizes, settings):
         if row >= share:
             break
         row, cut = row + size, cut + size
-    return Shares(share * ranks, share, cut, largest, largest, 0, 0, 0)
+    return Shares(total, share * ranks, share, cut, largest)
+
+
+def shares_of_number(parameters, settings):
+    """Return the Shares of a model of which only the number of parameters is known: no tensor is small or large."""
+    share = parameters if settings.stage == 0 else -(-parameters // settings.world_size)
+    return Shares(parameters, parameters, share, share, 0)
 
 
 def _window(sizes, settings):
@@ -98,17 +102,22 @@ def resting_gradient_bytes(shares, s):
     Stage 3 allocates this rank's part once (stage3.py, grad_partitions_flat_buffer); stage 1 with fp32
     accumulation of 16-bit gradients goes through BF16_Optimizer, which keeps whole fp32 gradients
     (runtime/bf16_optimizer.py, fp32_groups_gradients_flat); with the optimizer on the CPU the fp32 gradient of
-    the share stays there, and accumulation keeps a 16-bit one as well.
+    the share stays there.
     """
+    fp32_on_cpu = shares.share * s.master_bytes if s.offload_optimizer == "cpu" else 0
     if s.stage == 3:
-        fp32_on_cpu = shares.share * s.master_bytes if s.offload_optimizer == "cpu" else 0
         return shares.share * s.accumulation_bytes + fp32_on_cpu
-    if through_bf16_optimizer(s):
-        return shares.whole * FP32
-    if s.offload_optimizer == "cpu":
-        accumulated = shares.cut * s.parameter_bytes if s.accumulation_steps > 1 and not accumulates_apart(s) else 0
-        return shares.share * s.master_bytes + accumulated
-    return 0
+    return shares.whole * FP32 if through_bf16_optimizer(s) else fp32_on_cpu
+
+
+def accumulated_on_cpu_bytes(shares, s):
+    """Return the 16-bit gradients that stages 1 and 2 keep on the CPU to add up the micro-batches of a step.
+
+    They are made in the first step and stay (stage_1_and_2.py, async_accumulate_grad_in_cpu_via_gpu).
+    """
+    if s.stage not in (1, 2) or s.offload_optimizer != "cpu" or s.accumulation_steps == 1 or accumulates_apart(s):
+        return 0
+    return shares.cut * s.parameter_bytes
 
 
 def through_bf16_optimizer(s):
@@ -207,20 +216,27 @@ def gathered_bytes(shares, s):
     return min(shares.whole, max(s.max_live_parameters, released)) * s.parameter_bytes
 
 
+def prefetch_bytes(shares, s):
+    """Return the second copy of the stage 3 parameters that are fetched ahead together, up to the prefetch bucket.
+
+    They arrive in one flat tensor, are copied into their shapes, and the flat one stays until the last of them
+    has been used (partition_parameters.py, AllGatherCoalescedHandle).
+    """
+    if s.stage != 3 or s.world_size == 1:
+        return 0
+    return min(shares.whole - shares.persistent, s.prefetch_bucket_size) * s.parameter_bytes
+
+
 def reduction_bytes(shares, s):
     """Return the copies made while the gradients are summed over the ranks, beside the bucket.
 
     Stage 0 flattens up to 5e8 elements (runtime/engine.py, buffered_allreduce_fallback), stages 1 and 2 what
-    is in the bucket (stage_1_and_2.py, allreduce_bucket).
+    is in the bucket (stage_1_and_2.py, allreduce_bucket); BF16_Optimizer's gradients are flat already.
     """
-    if s.world_size == 1:
+    if s.world_size == 1 or s.stage == 3 or through_bf16_optimizer(s):
         return 0
     if s.stage == 0:
         return min(shares.whole, 500_000_000) * s.parameter_bytes
-    if through_bf16_optimizer(s):
-        return min(shares.whole, 500_000_000) * FP32
-    if s.stage == 3:
-        return 0
     return min(shares.whole, s.reduce_bucket_size) * s.parameter_bytes
 
 
@@ -257,7 +273,7 @@ def step_gradient_elements(shares, s):
 
 
 def gloo_workspace_bytes(shares, s):
-    """Return what gloo, the CPU's backend, needs to gather the updated parameters: two copies; NCCL needs none."""
+    """Return what gloo, the CPU's backend, needs to gather the updated parameters: a copy; NCCL needs none."""
     if s.stage not in (1, 2) or s.world_size == 1:
         return 0
-    return 2 * shares.whole * s.parameter_bytes
+    return shares.whole * s.parameter_bytes

@@ -117,6 +117,8 @@ def read_settings(config, world_size=None):
     # DeepSpeed takes 5e8 for 500000000, so elements may arrive as floats.
     elements = {"reduce_bucket_size", "allgather_bucket_size", "sub_group_size", *_STAGE_3_KEYS}
     given = {key: value for key, value in values.items() if value is not None}
+    for key in elements & given.keys():
+        _require_elements(key, given[key], at_least=1 if key == "reduce_bucket_size" else 0)
     return Settings(**{key: int(value) if key in elements else value for key, value in given.items()})
 
 
@@ -138,6 +140,11 @@ def _half_block(config):
     return {"fp16": config.get("fp16", {}), "bf16": config.get("bf16", config.get("bfloat16", {}))}.get(
         config_precision(config), {}
     )
+
+
+def _require_elements(name, value, at_least):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not at_least <= value < float("inf"):
+        raise ConfigError(f"{name} is {value!r}: give a number of elements of at least {at_least}.")
 
 
 def _states(name, parameters):

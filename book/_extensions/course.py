@@ -10,10 +10,13 @@ import re
 import shutil
 from pathlib import Path
 
+import computed  # beside this file
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
+
+from labsupport import results
 
 
 def setup(app):
@@ -21,6 +24,7 @@ def setup(app):
     app.setup_extension("sphinx.ext.autodoc")
     app.add_html_math_renderer("mathml", (_visit_inline_math, None), (_visit_block_math, None))
     app.add_directive("labs", LabsDirective)
+    app.add_directive("computed", ComputedDirective)
     app.connect("config-inited", _name_the_repository)
     app.connect("config-inited", _count_labs)
     app.connect("autodoc-process-docstring", _plain_docstring)
@@ -65,6 +69,30 @@ class LabsDirective(SphinxDirective):
                 f"| [{title}]({up}notebooks/{path.name}) | {goal[0].upper()}{goal[1:]} | {time[0].upper()}{time[1:]} |"
             )
         return self.parse_text_to_nodes("\n".join(lines))
+
+
+class ComputedDirective(SphinxDirective):
+    """What a function of computed.py returns, so that no number on a page is typed: ```{computed} name```."""
+
+    required_arguments = 1
+
+    def run(self):
+        """Return the nodes of the function's Markdown, or of its figure; the records it reads are dependencies."""
+        for path in [Path(computed.__file__), *results.FOLDER.glob("*.json")]:
+            self.env.note_dependency(str(path))
+        content = computed_block(self.arguments[0])
+        if isinstance(content, str):
+            return self.parse_text_to_nodes(content)
+        return [nodes.raw("", content._repr_mimebundle_()["text/html"], format="html")]
+
+
+def computed_block(name):
+    """Return what the function `name` of computed.py returns; raises ExtensionError for one that is not there."""
+    names = [key for key, value in vars(computed).items() if getattr(value, "__module__", "") == computed.__name__]
+    if name not in names or name.startswith("_"):
+        public = ", ".join(key for key in names if not key.startswith("_"))
+        raise ExtensionError(f"There is no computed block {name!r}: computed.py has {public}.")
+    return getattr(computed, name)()
 
 
 def labs(root):

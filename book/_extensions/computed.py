@@ -1,0 +1,278 @@
+"""What the pages' {computed} blocks show: functions without arguments that return Markdown, or a LabFigure.
+
+    PYTHONPATH=book/_extensions python -c "import computed; print(computed.ranks_prediction())"
+
+Numbers come from the recorded measurements, from the cited tables and from the model; none is written here.
+"""
+
+import statistics
+
+from labsupport import published
+from labsupport.collectives import collective_seconds
+from labsupport.results import read_record
+from labsupport.scaling_plots import fitted_lines, modelled_lines, modelled_ranges
+from labsupport.step_time import GPT, cluster, stage3_break_even_tokens, strong_scaling, weak_scaling
+
+GPU_COUNTS = [2**exponent for exponent in range(11)]
+MODEL, CARD, LINK, MICRO_BATCH_TOKENS, BATCH_TOKENS = "7.5B", "H100", "NDR", 8192, 2**22
+
+
+# The course's own ranks
+
+
+def ranks_rates():
+    """The fitted alpha and beta of each collective, with the fit's error and where it was measured."""
+    lines = [
+        "| Ranks | Collective | alpha, us a hop | B, GB/s | Error of the fit, median | worst |",
+        "|---:|---|---:|---:|---:|---:|",
+    ]
+    for ranks, world in _worlds().items():
+        for name, fit in world["collectives"].items():
+            errors = [abs(error) for error in fit["relative_error"].values()]
+            lines.append(
+                f"| {ranks} | {_words(name)} | {fit['alpha_seconds'] * 1e6:,.0f} | {fit['bytes_per_second'] / 1e9:.2f} "
+                f"| {statistics.median(errors):.0%} | {max(errors):.0%} |"
+            )
+    return "\n".join(lines) + f"\n\nMeasured: {_provenance(read_record('step_time'))}"
+
+
+def ranks_figure():
+    """Measured times of the collectives on the most ranks, with the fitted lines."""
+    ranks, world = list(_worlds().items())[-1]
+    measured, modelled = {}, {}
+    for name, fit in world["collectives"].items():
+        rate = fit["alpha_seconds"], fit["bytes_per_second"]
+        points = {int(size) / 1024: seconds * 1e3 for size, seconds in fit["seconds"].items()}
+        measured[_words(name)] = points
+        modelled[_words(name)] = {kib: collective_seconds(name, kib * 1024, int(ranks), *rate) * 1e3 for kib in points}
+    smallest, largest = (edge(measured["all-reduce"]) for edge in (min, max))
+    growth = measured["all-reduce"][largest] / measured["all-reduce"][smallest]
+    times_as_large = f"{largest / smallest:,.0f} times as large"
+    title = f"A message {times_as_large} takes {growth:,.0f} times as long: small ones cost their start"
+    alt = (
+        f"On {ranks} CPU ranks an all-reduce of {smallest:,.0f} KiB took {measured['all-reduce'][smallest]:.1f} ms and "
+        f"one of {largest:,.0f} KiB {measured['all-reduce'][largest]:.0f} ms, medians; the fitted lines are flat for "
+        "small messages and rise in proportion for large ones."
+    )
+    return fitted_lines(measured, modelled, title, alt, "message, KiB", "time of one collective, ms")
+
+
+def ranks_prediction():
+    """The step of DeepSpeed on the course's ranks, predicted twice and measured, with both errors."""
+    lines = [
+        "| Ranks | Stage | Messages, ms | From PyTorch, ms | error | From one rank, ms | error | Measured, ms |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    errors = {"from_pytorch": [], "from_one_rank": []}
+    for ranks, world in _worlds().items():
+        for stage, row in world["stages"].items():
+            cells = [f"{row['communication_seconds'] * 1e3:.0f}"]
+            for name, kept in errors.items():
+                kept.append(row[f"{name}_seconds"] / row["measured_seconds"] - 1)
+                cells += [f"{row[f'{name}_seconds'] * 1e3:.0f}", f"{kept[-1]:+.0%}"]
+            lines.append(f"| {ranks} | {stage} | {' | '.join(cells)} | {row['measured_seconds'] * 1e3:.0f} |")
+    for name, kept in errors.items():
+        span = f"{min(kept):+.0%} to {max(kept):+.0%}, median {statistics.median(kept):+.0%}"
+        lines += ["", f"Error of the prediction {_spoken(name)}: {span}."]
+    return "\n".join(lines)
+
+
+# Published tables
+
+
+def zero3_figure():
+    """Narayanan's ZeRO-3 runs beside the model, at the rate of one adapter of a node."""
+    rows = published.compare(published.table("zero3, one adapter"))
+    tested = [row for row in rows if not row.fitted]
+    inside = f"{sum(row.inside for row in tested)} of the {len(tested)} steps that were not fitted"
+    title = f"If a collective gets one network adapter, {inside} lie between the two bounds"
+    alt = "Seconds a step, modelled bounds and published: " + "; ".join(
+        f"{row.row}: {row.step.overlapped_seconds:.0f} to {row.step.exposed_seconds:.0f}, "
+        f"published {row.row.step_seconds:.0f}"
+        for row in rows
+    )
+    ranges = {str(row.row): (row.step.overlapped_seconds, row.step.exposed_seconds) for row in rows}
+    return modelled_ranges(
+        ranges, {str(row.row): row.row.step_seconds for row in rows}, title, f"{alt}.", "seconds a step"
+    )
+
+
+def mosaic_figure():
+    """MosaicML's runs: modelled over published time, one bar a model, from the lowest to the highest bound."""
+    models = {}
+    for row in published.compare(published.table("mosaic")):
+        models.setdefault(row.row.name, []).append(row)
+    ranges = {
+        name: (1 + min(row.overlapped_error for row in rows), 1 + max(row.exposed_error for row in rows))
+        for name, rows in models.items()
+    }
+    middle = {name: statistics.median(row.error for row in rows) for name, rows in models.items()}
+    worst = max(middle, key=lambda name: abs(middle[name]))
+    best = min(middle, key=lambda name: abs(middle[name]))
+    far = f"{abs(middle[worst]):.0%} {_off(middle[worst])} for {worst}"
+    title = f"The model is {abs(middle[best]):.0%} off for {best} and {far}"
+    alt = "Modelled over published seconds, lowest lower bound to highest upper bound: " + "; ".join(
+        f"{name}: {low:.2f} to {high:.2f}" for name, (low, high) in ranges.items()
+    )
+    return modelled_ranges(ranges, dict.fromkeys(ranges, 1.0), title, f"{alt}.", "modelled over published time")
+
+
+def published_errors():
+    """One line a published table: what was fitted, and the error on the rows that were not."""
+    lines = [
+        "| Table | Rows | Of the peak, fitted on one row | Error, median | worst | Between the bounds |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, table in published.TABLES.items():
+        tested = [row for row in published.compare(table) if not row.fitted]
+        errors = [row.error for row in tested]
+        title = table.title + (", one adapter" if name.endswith("one adapter") else "")
+        lines.append(
+            f"| {title} | {len(tested)} | {published.fitted_efficiency(table):.2f} | {statistics.median(errors):+.0%} "
+            f"| {max(errors, key=abs):+.0%} | {sum(row.inside for row in tested)} |"
+        )
+    for gpus in (8, 32):
+        errors = [modelled / seconds - 1 for _, size, seconds, modelled in published.all_reduce_rows() if size == gpus]
+        lines.append(
+            f"| Bekman: all-reduce on {gpus} B200 | {len(errors)} | nothing fitted | {statistics.median(errors):+.0%} "
+            f"| {max(errors, key=abs):+.0%} | one value |"
+        )
+    sources = [table.source for name, table in published.TABLES.items() if not name.endswith("one adapter")]
+    cited = "".join(f"\n- {source}" for source in [*sources, published.ALL_REDUCE_SOURCE])
+    return "\n".join(lines) + f"\n\nCited, retrieved {published.RETRIEVED}:\n{cited}"
+
+
+def all_reduce_figure():
+    """The published all-reduce on one and four nodes of B200, with the model that nothing was fitted for."""
+    measured, modelled = {}, {}
+    for size, gpus, seconds, prediction in published.all_reduce_rows():
+        measured.setdefault(f"{gpus} GPUs", {})[size / 2**20] = seconds * 1e3
+        modelled.setdefault(f"{gpus} GPUs", {})[size / 2**20] = prediction * 1e3
+    worst = {name: min(modelled[name][size] / measured[name][size] for size in measured[name]) for name in measured}
+    title = (
+        f"In a node the model is never below {worst['8 GPUs']:.0%} of the published time, "
+        f"between nodes it falls to {worst['32 GPUs']:.0%} for small messages"
+    )
+    alt = (
+        "Published all-reduce times on 8 and 32 B200 GPUs from 32 KiB to 16 GiB, with the modelled lines. "
+        + "; ".join(
+            f"{name}: the lowest ratio of modelled to published is {ratio:.2f}" for name, ratio in worst.items()
+        )
+    )
+    return fitted_lines(measured, modelled, title, f"{alt}.", "message, MiB", "time of one all-reduce, ms", "published")
+
+
+# Scaling
+
+
+def weak_figure():
+    """Weak scaling of stages 0, 1 and 3."""
+    lines = {
+        f"stage {stage}": _shares(weak_scaling(GPT[MODEL], stage, cluster(CARD, LINK), GPU_COUNTS, MICRO_BATCH_TOKENS))
+        for stage in (0, 1, 3)
+    }
+    last = {name: points[-1][1] for name, points in lines.items()}
+    title = (
+        f"Modelled weak scaling: at {GPU_COUNTS[-1]:,} GPUs stage 1 computes {last['stage 1']:.0f} % of the step, "
+        f"stage 3 {last['stage 3']:.0f} %"
+    )
+    return _share_figure(
+        lines, title, f"Weak scaling, {MODEL} parameters, {MICRO_BATCH_TOKENS:,} tokens a GPU and step"
+    )
+
+
+def strong_figure():
+    """Strong scaling of stages 1, 2 and 3: one batch over ever more GPUs."""
+    lines = {
+        f"stage {stage}": _shares(
+            strong_scaling(GPT[MODEL], stage, cluster(CARD, LINK), GPU_COUNTS, BATCH_TOKENS, MICRO_BATCH_TOKENS)
+        )
+        for stage in (1, 2, 3)
+    }
+    last = {name: points[-1][1] for name, points in lines.items()}
+    title = (
+        f"Modelled strong scaling: with one batch over {GPU_COUNTS[-1]:,} GPUs stage 1 computes "
+        f"{last['stage 1']:.0f} % of the step, stage 3 {last['stage 3']:.0f} %"
+    )
+    return _share_figure(
+        lines, title, f"Strong scaling, {MODEL} parameters, {BATCH_TOKENS:,} tokens a step over all GPUs"
+    )
+
+
+def sizes_figure():
+    """Stage 3 from 1.7 billion to a trillion parameters, on 64, 256 and 1,024 GPUs."""
+    machine, sizes = cluster(CARD, LINK), [name for name in GPT if name != "174.6B"]
+    lines = {}
+    for gpus in (64, 256, 1024):
+        points = [(GPT[name], weak_scaling(GPT[name], 3, machine, [gpus], MICRO_BATCH_TOKENS)[0]) for name in sizes]
+        lines[f"{gpus:,} GPUs"] = [(model.parameters / 1e9, _share(point), point.fits) for model, point in points]
+    small, large = (lines["1,024 GPUs"][position][1] for position in (0, -1))
+    title = (
+        f"Modelled stage 3 on 1,024 GPUs: {sizes[0]} parameters compute {small:.0f} % of the step, "
+        f"a trillion {large:.0f} %"
+    )
+    ticks = [round(GPT[name].parameters / 1e9, 1) for name in sizes[::2]]
+    return _share_figure(
+        lines, title, f"Stage 3, {MICRO_BATCH_TOKENS:,} tokens a GPU and step", "parameters, billion", ticks
+    )
+
+
+def break_even():
+    """The tokens a GPU below which stage 3's messages take longer than its compute, for cards and networks."""
+    links, machines = ("25 GbE", "100 GbE", "HDR", "NDR"), ("A100-80GB", "H100", "B200")
+    lines = [
+        "| GPU | 8 in one node | " + " | ".join(f"64 over {link}" for link in links) + " |",
+        "|---|" + "---:|" * (len(links) + 1),
+    ]
+    for card in machines:
+        inside = stage3_break_even_tokens(GPT[MODEL], cluster(card, LINK), 8)
+        outside = [stage3_break_even_tokens(GPT[MODEL], cluster(card, link), 64) for link in links]
+        lines.append(f"| {card} | " + " | ".join(f"{tokens:,.0f}" for tokens in (inside, *outside)) + " |")
+    return "\n".join(lines)
+
+
+def _shares(points):
+    return [(point.world_size, _share(point), point.fits) for point in points]
+
+
+def _share(point):
+    """Percent of the step that computes, if no message is hidden."""
+    return 100 * point.step.compute_seconds / point.step.exposed_seconds
+
+
+def _share_figure(lines, title, what, x_title="GPUs", ticks=None):
+    ends = "; ".join(
+        f"{name}: {points[0][1]:.0f} % at {points[0][0]:,.4g}, {points[-1][1]:.0f} % at {points[-1][0]:,.4g}"
+        for name, points in lines.items()
+    )
+    alt = (
+        f"{what}, {CARD} with {LINK}, modelled, nothing hidden. Share of the step that computes: {ends}. "
+        "Hollow marks: the model states do not fit."
+    )
+    return modelled_lines(lines, title, alt, x_title, "share of the step that computes, %", ticks or GPU_COUNTS[::2])
+
+
+def _worlds():
+    """{number of ranks: what was fitted and predicted there}, for the numbers with messages."""
+    worlds = read_record("step_time")["measured"]["worlds"]
+    return {ranks: world for ranks, world in worlds.items() if "stages" in world}
+
+
+def _provenance(record):
+    return (
+        f"{record['hardware']}; DeepSpeed {record['versions']['deepspeed']}, PyTorch {record['versions']['torch']}, "
+        f"commit {record['commit']}, {record['date'][:10]}, medians of {record['counted']} rounds, "
+        f"`{record['command']}`."
+    )
+
+
+def _words(collective):
+    return collective.replace("_", "-")
+
+
+def _spoken(name):
+    return name.replace("_", " ").replace("pytorch", "PyTorch")
+
+
+def _off(error):
+    return "too fast" if error < 0 else "too slow"

@@ -1,0 +1,96 @@
+"""The modelled time of collectives, and which of them each ZeRO stage sends in a step. No torch.
+
+    python -c "from labsupport.collectives import *; print(collective_seconds('all_reduce', 2**30, 8, 5e-6, 200e9))"
+
+A message of m bytes over one link takes alpha + m / B seconds: alpha is the start, B the rate. Sources: Thakur,
+Rabenseifner and Gropp 2005 (the ring); Rajbhandari et al. 2020, arXiv 1910.02054, section 7 (what ZeRO sends).
+"""
+
+import math
+from typing import NamedTuple
+
+from labsupport.errors import ConfigError, LabError
+
+ELEMENT_BYTES = 2  # a 16-bit parameter or gradient
+BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's own reduce_bucket_size and allgather_bucket_size
+GATHERS_PER_LAYER = 4  # a GPT block's weight matrices; 0.19.8 gathered them one by one when its step was profiled
+_ROUNDS = {"all_reduce": 2, "reduce_scatter": 1, "all_gather": 1}  # how often a ring is gone round
+COLLECTIVES = tuple(_ROUNDS)
+
+
+def collective_seconds(collective, message_bytes, world_size, alpha_seconds, bytes_per_second):
+    """Return the seconds of one collective on a ring (Thakur, Rabenseifner and Gropp 2005).
+
+    collective: "all_reduce", "reduce_scatter" or "all_gather"; message_bytes: the whole tensor, not one rank's
+    part; alpha_seconds: the start of one hop; bytes_per_second: of one rank's link in one direction. A
+    reduce-scatter and an all-gather take N - 1 hops of m / N bytes, an all-reduce is one after the other.
+    """
+    return hops(collective, world_size) * (alpha_seconds + message_bytes / world_size / bytes_per_second)
+
+
+def hops(collective, world_size):
+    """Return how often a rank sends in one collective on a ring; raises ConfigError for an unknown collective."""
+    if collective not in _ROUNDS:
+        raise ConfigError(f"There is no collective {collective!r} here: choose one of {', '.join(_ROUNDS)}.")
+    return _ROUNDS[collective] * (world_size - 1)
+
+
+def fit_rate(collective, world_size, seconds):
+    """Fit (alpha_seconds, bytes_per_second) of a ring to measured times, least squares of the relative error.
+
+    seconds: {message_bytes: seconds of one collective}, at least two sizes. Raises LabError where the times do not
+    grow with the size, since there is then no rate in them.
+    """
+    # seconds = start + message_bytes * per_byte, every size with the same weight in relation to its own time.
+    rows = [(1 / taken, size / taken) for size, taken in seconds.items()]
+    aa, ab, bb = (sum(row[i] * row[j] for row in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
+    a, b = sum(row[0] for row in rows), sum(row[1] for row in rows)
+    determinant = aa * bb - ab * ab
+    per_byte = (aa * b - ab * a) / determinant if determinant > 0 else 0.0
+    start = max(0.0, (a * bb - b * ab) / determinant) if determinant > 0 else 0.0
+    if per_byte <= 0:
+        raise LabError(f"The times of {collective} do not grow with the message: measure more and larger sizes.")
+    sends = hops(collective, world_size)
+    return start / sends, sends / world_size / per_byte
+
+
+class Traffic(NamedTuple):
+    """One kind of collective in a step: the whole tensor's bytes, how often a step, in how many messages."""
+
+    collective: str
+    message_bytes: float
+    times: int
+    messages: int
+
+
+def traffic(
+    model, stage, gradient_accumulation_steps=1, deepspeed_default=True, element_bytes=ELEMENT_BYTES,
+    bucket_elements=BUCKET_ELEMENTS,
+):  # fmt: skip
+    """Return the list of Traffic of one step; model: anything with `parameters` and `layers`.
+
+    deepspeed_default: what DeepSpeed 0.19.8 sends at stages 1 and 2 unless it is told otherwise: it all-reduces
+    gradients where the ZeRO paper (section 7) reduce-scatters them. Stage 1 reduces once a step, stage 2 in every
+    micro-batch; stage 3 gathers the parameters for forward and for backward in every micro-batch, matrix by
+    matrix.
+    """
+    if stage not in (0, 1, 2, 3) or isinstance(stage, bool):
+        raise ConfigError(f"ZeRO stage is {stage!r}: choose 0, 1, 2 or 3.")
+    whole, steps = model.parameters * element_bytes, gradient_accumulation_steps
+    buckets = math.ceil(model.parameters / bucket_elements)
+    if stage == 3:
+        gathers = Traffic("all_gather", whole, 2 * steps, GATHERS_PER_LAYER * model.layers)
+        return [gathers, Traffic("reduce_scatter", whole, steps, buckets)]
+    reduction = "all_reduce" if stage == 0 or deepspeed_default else "reduce_scatter"
+    sent = [Traffic(reduction, whole, steps if stage == 2 else 1, buckets)]
+    return sent if stage == 0 else [*sent, Traffic("all_gather", whole, 1, buckets)]
+
+
+def communication_seconds(sent, world_size, rates):
+    """Return the seconds of a list of Traffic; rates: {collective: (alpha_seconds, bytes_per_second)}."""
+    return sum(
+        each.times
+        * each.messages
+        * collective_seconds(each.collective, each.message_bytes / each.messages, world_size, *rates[each.collective])
+        for each in sent
+    )

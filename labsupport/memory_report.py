@@ -1,0 +1,222 @@
+"""What `python -m labsupport.memory` prints: the planner's answers as a table. No torch."""
+
+import argparse
+import json
+import sys
+
+from labsupport.cards import card
+from labsupport.config import read_config
+from labsupport.errors import ConfigError, LabError
+from labsupport.memory import (
+    ALLOWANCE_BYTES,
+    MOMENTS,
+    fits,
+    largest_model,
+    model_state_bytes,
+    plan,
+    smallest_world_size,
+)
+from labsupport.models import PRESETS, Preset
+from labsupport.program import OneSentenceParser
+
+CHOICES = {
+    "stage": 0,
+    "precision": "bf16",
+    "grad_accum_dtype": None,
+    "offload_optimizer": "none",
+    "offload_param": "none",
+    "micro_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "reduce_bucket_size": None,
+}
+SHAPE = ("layers", "hidden_size", "heads", "vocabulary")
+
+
+def main(arguments=None):
+    """Print the plan and return the exit status: 0, or 2 for a mistake told in one sentence."""
+    try:
+        print(report(parse(arguments)))
+    except LabError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(arguments=None):
+    """Return the command line's options; raises LabError for what it does not know."""
+    parser = OneSentenceParser(
+        prog="python -m labsupport.memory",
+        description="Predict what each rank holds when DeepSpeed trains a model.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", help=f"a preset: {', '.join(PRESETS)}")
+    add("--parameters", type=number, help="how many, for example 7.5e9: model states and buffers, no activations")
+    for name in SHAPE:
+        add(f"--{name.replace('_', '-')}", type=whole, help="a GPT-2 of this shape; needs all four")
+    add("--sequence-length", type=whole, help="tokens in a sample")
+    add("--config", metavar="FILE", help="a ds_config.json, in place of the choices below")
+    add("--stage", type=whole, help="ZeRO stage, 0 to 3")
+    add("--precision", help="fp32, fp16 or bf16")
+    add("--grad-accum-dtype", help="fp32 adds up 16-bit gradients in fp32")
+    add("--offload-optimizer", metavar="DEVICE", help="none, cpu or nvme")
+    add("--offload-param", metavar="DEVICE", help="none, cpu or nvme")
+    add("--micro-batch-size", type=whole, help="samples per rank per forward pass")
+    add("--gradient-accumulation-steps", type=whole, help="micro-batches per optimizer step")
+    add("--reduce-bucket-size", type=number, help="elements; DeepSpeed's default is 5e8")
+    add("--activation-checkpointing", action="store_true", help="recompute every layer in the backward pass")
+    add("--attention", default="sdpa", help="sdpa or eager")
+    add("--world-size", type=whole, default=1, help="ranks")
+    add("--gpu", metavar="CARD", help="say whether it fits there, what else would, and on how many")
+    add("--json", action="store_true", help="print JSON")
+    return parser.parse_args(arguments)
+
+
+def number(text):
+    """A finite number, as argparse takes it."""
+    return _checked(text, float)
+
+
+def whole(text):
+    """A whole number, also written 1e9, as argparse takes it."""
+    value = _checked(text, float)
+    if value != int(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(value)
+
+
+def _checked(text, kind):
+    try:
+        value = kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if value != value or abs(value) == float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not finite")
+    return value
+
+
+def report(options):
+    """Return the text to print for the command line's options."""
+    model, arguments = _model(options), _arguments(options)
+    planned = plan(model, world_size=options.world_size, **arguments)
+    if options.json:
+        return json.dumps(_as_json(planned, options, model, arguments), indent=1)
+    lines = [_heading(planned), "", *_table(planned)]
+    if options.gpu:
+        lines += ["", *_verdict(planned, options.gpu, model, arguments)]
+    return "\n".join(lines)
+
+
+def _model(options):
+    shape = [getattr(options, name) for name in SHAPE]
+    given = [options.model is not None, options.parameters is not None, any(value is not None for value in shape)]
+    if sum(given) != 1:
+        raise ConfigError(
+            "Name one model: --model PRESET, --parameters NUMBER, or --layers with the other shape flags."
+        )
+    if options.model is not None:
+        return options.model
+    if options.parameters is not None:
+        return options.parameters
+    if None in shape:
+        missing = ", ".join(f"--{name.replace('_', '-')}" for name in SHAPE if getattr(options, name) is None)
+        raise ConfigError(f"The shape lacks {missing}: give all of --layers, --hidden-size, --heads, --vocabulary.")
+    for name, value in zip(SHAPE, shape, strict=True):
+        if value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}: give a whole number of at least 1.")
+    layers, hidden, heads, vocabulary = shape
+    return Preset("gpt2", layers, hidden, heads, options.sequence_length or 1024, 4 * hidden, vocabulary)
+
+
+def _arguments(options):
+    shared = {
+        "sequence_length": options.sequence_length,
+        "activation_checkpointing": options.activation_checkpointing,
+        "attention": options.attention,
+    }
+    given = {name: getattr(options, name) for name in CHOICES if getattr(options, name) is not None}
+    if options.config is None:
+        return shared | CHOICES | given
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"--config decides everything of the config: leave out {flags}.")
+    return shared | {"config": read_config(options.config)}
+
+
+def _heading(planned):
+    s = planned.settings
+    ranks = "1 rank" if s.world_size == 1 else f"{s.world_size} ranks"
+    return (
+        f"Predicted for rank 0 of {ranks}, DeepSpeed 0.19.8: {planned.parameters:,} parameters, stage {s.stage}, "
+        f"{s.precision}, micro-batch {s.micro_batch_size}, {s.accumulation_steps} a step."
+    )
+
+
+def _table(planned):
+    """The roles by moment, in GB of 1e9 bytes, a block a place."""
+    rows = [("GB", *MOMENTS)]
+    for place in dict.fromkeys(place for moment in MOMENTS for place in planned.moments[moment]):
+        held = [planned.moments[moment].get(place, {}) for moment in MOMENTS]
+        roles = dict.fromkeys(role for roles in held for role in roles if any(other.get(role) for other in held))
+        if not roles:
+            continue
+        rows.append((place, *(gigabytes(sum(roles.values())) for roles in held)))
+        rows += [(f"  {role}", *(gigabytes(by_role.get(role, 0)) for by_role in held)) for role in roles]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if n else cell.ljust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    paper = model_state_bytes(planned.parameters, planned.settings.stage, planned.settings.world_size)
+    return [
+        *lines,
+        "",
+        f"The peak is in the {planned.peak_phase}. The paper's model states, bf16 and Adam: {gigabytes(paper)} GB.",
+    ]
+
+
+def _verdict(planned, card_name, model, arguments):
+    """Whether it fits on the card, the largest that would, and the fewest cards for this one."""
+    chosen = card(card_name)
+    s = planned.settings
+    verdict = "Fits" if fits(planned, card_name) else "Does not fit"
+    spare = f"leaving {gigabytes(ALLOWANCE_BYTES)} GB to CUDA and NCCL"
+    lines = [f"{verdict}: {gigabytes(chosen.memory_bytes)} GB on each {chosen.name}, {spare}."]
+    family = None if isinstance(model, int | float) else model
+    largest = largest_model(card_name, family, world_size=s.world_size, **arguments)
+    what = "model of this shape, with more or fewer layers" if family else "model by its states and buffers alone"
+    lines.append(
+        f"The largest {what}, on {s.world_size}: {largest.parameters:,} parameters."
+        if largest
+        else f"No {what} fits on {s.world_size}: try a higher stage, offload or a smaller bucket."
+    )
+    smallest = smallest_world_size(card_name, model, **arguments)
+    lines.append(
+        f"The fewest such cards for this one: {smallest.settings.world_size}."
+        if smallest
+        else "No number of such cards makes this one fit: try a higher stage, offload or a smaller micro-batch."
+    )
+    return lines
+
+
+def _as_json(planned, options, model, arguments):
+    result = {
+        "parameters": planned.parameters,
+        "settings": planned.settings._asdict(),
+        "predicted_bytes": planned.moments,
+        "peak_phase": planned.peak_phase,
+    }
+    if options.gpu:
+        result["fits"] = {card(options.gpu).name: fits(planned, options.gpu)}
+    return result
+
+
+def gigabytes(count):
+    """Bytes as GB of 1e9, with as many digits as say something."""
+    if not count:
+        return "-"
+    value = count / 1e9
+    return f"{value:,.1f}" if value >= 100 else f"{value:.2f}" if value >= 1 else f"{value:.4f}"

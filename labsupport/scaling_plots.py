@@ -1,0 +1,75 @@
+"""The figures of the scaling page: modelled lines and ranges, dashed and violet, beside what was measured or published.
+
+python -c "from labsupport.scaling_plots import modelled_lines; help(modelled_lines)"
+"""
+
+from labsupport.plots import MEASURED_COLOURS, PREDICTED_COLOUR, LabFigure, _figure
+
+PUBLISHED_COLOUR = "#D55E00"  # measured too, but by others
+# One family of violets for everything modelled; dash and symbol tell its lines apart without the colour.
+MODELLED_STYLES = [
+    (PREDICTED_COLOUR, "dash", "circle"),
+    ("#C06BD6", "dot", "square"),
+    ("#6E7BD9", "dashdot", "diamond"),
+    ("#A99AD0", "longdash", "triangle-up"),
+]
+
+
+def fitted_lines(measured, modelled, title, alt, x_title, y_title, measured_name="measured"):
+    """Return measured points with modelled lines through them, both axes logarithmic.
+
+    measured, modelled: {name: {x: y}}. measured_name: "published" where others measured.
+    """
+    figure = _figure(title, x_title, y_title)
+    for number, (name, points) in enumerate(measured.items()):
+        colour, symbol = MEASURED_COLOURS[number % len(MEASURED_COLOURS)], _style(number)[2]
+        figure.add_scatter(
+            x=list(points), y=list(points.values()), name=f"{name}, {measured_name}", mode="markers",
+            marker={"color": colour, "symbol": symbol, "size": 9},
+        )  # fmt: skip
+    for number, (name, points) in enumerate(modelled.items()):
+        colour, dash, _ = _style(number)
+        figure.add_scatter(
+            x=list(points), y=list(points.values()), name=f"{name}, modelled", mode="lines",
+            line={"color": colour, "dash": dash},
+        )  # fmt: skip
+    figure.update_xaxes(type="log")
+    figure.update_yaxes(type="log", rangemode="normal")
+    return LabFigure(figure, alt)
+
+
+def modelled_ranges(ranges, published, title, alt, y_title, published_name="published"):
+    """Return a bar from lower to upper bound for each label, with the published values as diamonds.
+
+    ranges: {label: (low, high)}; published: {label: value}, the same labels.
+    """
+    figure = _figure(title, "", y_title)
+    labels, lows = list(ranges), [low for low, _ in ranges.values()]
+    spans = [high - low for low, high in ranges.values()]
+    figure.add_bar(
+        x=labels, y=spans, base=lows, width=0.35, name="modelled, between the two bounds",
+        marker={"color": PREDICTED_COLOUR, "pattern": {"shape": "/"}},
+    )  # fmt: skip
+    figure.add_scatter(
+        x=labels, y=[published[label] for label in labels], name=published_name, mode="markers",
+        marker={"color": PUBLISHED_COLOUR, "symbol": "diamond", "size": 11},
+    )  # fmt: skip
+    return LabFigure(figure, alt)
+
+
+def modelled_lines(lines, title, alt, x_title, y_title, x_ticks=None):
+    """Return modelled lines over a logarithmic x axis. lines: {name: [(x, y, fits)]}; hollow marks do not fit."""
+    figure = _figure(title, x_title, y_title)
+    for number, (name, points) in enumerate(lines.items()):
+        colour, dash, symbol = _style(number)
+        symbols = [symbol if fits else f"{symbol}-open" for _, _, fits in points]
+        figure.add_scatter(
+            x=[x for x, _, _ in points], y=[y for _, y, _ in points], name=name, mode="lines+markers",
+            line={"color": colour, "dash": dash}, marker={"symbol": symbols, "size": 9, "color": colour},
+        )  # fmt: skip
+    figure.update_xaxes(type="log", tickvals=x_ticks, ticktext=x_ticks and [f"{x:,.4g}" for x in x_ticks])
+    return LabFigure(figure, alt)
+
+
+def _style(number):
+    return MODELLED_STYLES[number % len(MODELLED_STYLES)]

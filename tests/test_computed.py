@@ -1,0 +1,82 @@
+"""The pages' computed blocks: each gives Markdown or a figure, and the directive shows it."""
+
+import re
+import sys
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "book" / "_extensions"))
+computed = pytest.importorskip("computed")
+course = pytest.importorskip("course")
+
+from labsupport.plots import MEASURED_COLOUR, MEASURED_COLOURS  # noqa: E402
+from labsupport.scaling_plots import MODELLED_STYLES, PUBLISHED_COLOUR  # noqa: E402
+
+BLOCKS = [
+    name
+    for name, value in vars(computed).items()
+    if getattr(value, "__module__", "") == "computed" and not name.startswith("_")
+]
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_block_is_markdown_or_a_figure_with_a_title_and_words(name):
+    content = course.computed_block(name)
+    if isinstance(content, str):
+        assert not re.search(r"\bnan\b", content) and "|" in content
+        return
+    title = content.figure.layout.title.text
+    assert title and content.alt.endswith(".") and re.search(r"\d", title) and " nan" not in title + content.alt
+    assert content.figure.layout.yaxis.title.text and f'aria-label="{content.alt[:20]}' in html(content)
+
+
+def html(figure):
+    return figure._repr_mimebundle_()["text/html"]
+
+
+def test_modelled_is_never_drawn_like_measured():
+    modelled = {colour for colour, _, _ in MODELLED_STYLES}
+    assert not modelled & {*MEASURED_COLOURS, MEASURED_COLOUR, PUBLISHED_COLOUR}
+    for name in BLOCKS:
+        content = course.computed_block(name)
+        for trace in [] if isinstance(content, str) else content.figure.data:
+            if "modelled" in (trace.name or "") and trace.type == "scatter":
+                assert trace.line.color in modelled and trace.line.dash != "solid"
+            if "measured" in (trace.name or ""):
+                assert trace.marker.color not in modelled
+
+
+def test_an_unknown_block_names_those_that_there_are():
+    from sphinx.errors import ExtensionError
+
+    for wrong in ("nothing", "_share", "read_record"):
+        with pytest.raises(ExtensionError, match=f"no computed block '{wrong}': computed.py has .*weak_figure"):
+            course.computed_block(wrong)
+
+
+def test_pages_name_blocks_that_there_are():
+    for page in ROOT.glob("book/*.md"):
+        for name in re.findall(r"^```\{computed\} (\S+)", page.read_text(), re.MULTILINE):
+            assert name in BLOCKS, f"{page.name} asks for {name}"
+
+
+def test_the_directive_inserts_tables_and_figures(tmp_path):
+    from sphinx.testing.util import SphinxTestApp
+
+    (tmp_path / "conf.py").write_text("extensions = ['myst_nb', 'directive']\n")
+    (tmp_path / "directive.py").write_text(
+        "import course\n\ndef setup(app):\n    app.add_directive('computed', course.ComputedDirective)\n"
+    )
+    (tmp_path / "index.md").write_text("# Page\n\n```{computed} break_even\n```\n\n```{computed} weak_figure\n```\n")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        app = SphinxTestApp("html", srcdir=tmp_path, builddir=tmp_path / "_build")
+        app.build()
+        page = (tmp_path / "_build" / "html" / "index.html").read_text()
+        dependencies = " ".join(map(str, app.env.dependencies["index"]))
+        app.cleanup()
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert "<table" in page and "H100" in page and 'class="lab-figure"' in page
+    assert "recorded/step_time.json" in dependencies and "computed.py" in dependencies

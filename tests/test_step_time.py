@@ -1,0 +1,238 @@
+"""The step-time model against references of its own: arithmetic by hand, the memory planner, published rows."""
+
+import math
+import random
+
+import pytest
+
+from labsupport import memory, published
+from labsupport.collectives import COLLECTIVES, collective_seconds, communication_seconds, fit_rate, traffic
+from labsupport.errors import ConfigError, LabError
+from labsupport.step_time import (
+    GPT,
+    StepTime,
+    Transformer,
+    cluster,
+    fits,
+    flops_per_token,
+    offload_seconds,
+    ring_rate,
+    stage3_break_even_tokens,
+    step_time,
+    strong_scaling,
+    weak_scaling,
+)
+
+MODEL = GPT["7.5B"]
+H100 = cluster("H100", "NDR")
+
+
+def by_steps(collective, size, ranks, alpha, rate):
+    """A ring, hop by hop."""
+    seconds = 0.0
+    for _ in range({"all_reduce": 2, "reduce_scatter": 1, "all_gather": 1}[collective]):
+        for _ in range(ranks - 1):
+            seconds += alpha + (size / ranks) / rate
+    return seconds
+
+
+@pytest.mark.parametrize("collective", COLLECTIVES)
+@pytest.mark.parametrize("ranks", [1, 2, 7, 1024])
+def test_a_collective_is_a_ring_hop_by_hop(collective, ranks):
+    expected = by_steps(collective, 3e8, ranks, 5e-6, 1e11)
+    assert collective_seconds(collective, 3e8, ranks, 5e-6, 1e11) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("ranks", [2, 8, 1000])
+def test_an_all_reduce_is_a_reduce_scatter_and_an_all_gather(ranks):
+    whole, *halves = (collective_seconds(each, 1e9, ranks, 1e-5, 1e10) for each in COLLECTIVES)
+    assert whole == pytest.approx(sum(halves))
+
+
+def test_the_rate_of_a_known_ring_is_found_through_noise():
+    noise = random.Random(0)
+    seconds = {
+        4**power: by_steps("all_reduce", 4**power, 4, 2e-4, 8e8) * noise.uniform(0.98, 1.02) for power in range(6, 14)
+    }
+    alpha, rate = fit_rate("all_reduce", 4, seconds)
+    assert (alpha, rate) == (pytest.approx(2e-4, rel=0.05), pytest.approx(8e8, rel=0.05))
+
+
+def test_times_without_a_rate_are_refused():
+    with pytest.raises(LabError, match="do not grow with the message"):
+        fit_rate("all_gather", 2, {1024: 1e-3, 2048: 1e-3, 4096: 1e-3})
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_many_ranks_send_what_the_paper_counts(stage, steps):
+    sent = traffic(MODEL, stage, steps, deepspeed_default=False, element_bytes=1)
+    rates = dict.fromkeys(COLLECTIVES, (0.0, 1.0))  # no start, one byte a second: seconds are bytes
+    ranks = 10**6
+    paper = {0: 2, 1: 2, 2: steps + 1, 3: 3 * steps}[stage]  # times the parameters: Rajbhandari et al. 2020, section 7
+    assert communication_seconds(sent, ranks, rates) == pytest.approx(paper * MODEL.parameters, rel=1e-5)
+
+
+def test_deepspeeds_default_sends_half_as_much_again_at_stages_1_and_2():
+    rates = dict.fromkeys(COLLECTIVES, (0.0, 1e9))
+    for stage in (1, 2):
+        default, paper = (communication_seconds(traffic(MODEL, stage, 1, each), 64, rates) for each in (True, False))
+        assert default == pytest.approx(1.5 * paper)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_one_rank_sends_nothing(stage):
+    assert step_time(MODEL, stage, H100, 1, 2048).communication_seconds == 0
+
+
+def test_flops_are_six_or_eight_a_parameter_and_the_attention():
+    model = Transformer(10**9, 10, 1000)
+    assert flops_per_token(model, 0 + 1, recompute=False) == pytest.approx(6e9, rel=1e-4)
+    assert flops_per_token(model, 1, recompute=True) == pytest.approx(8e9, rel=1e-4)
+    # Narayanan et al. 2021, equation 3, without the logits: 96 s l h^2 (1 + s / 6 h) for one sequence of s tokens.
+    layers, hidden, sequence = 96, 12288, 2048
+    paper = 96 * sequence * layers * hidden**2 * (1 + sequence / (6 * hidden))
+    blocks = Transformer(12 * layers * hidden**2, layers, hidden)
+    assert sequence * flops_per_token(blocks, sequence) == pytest.approx(paper)
+
+
+def test_the_shapes_have_the_parameters_that_their_names_say():
+    for name, model in GPT.items():
+        assert model.parameters / 1e9 == pytest.approx(float(name.rstrip("B")), rel=0.03), name
+
+
+def test_a_ring_over_nodes_is_as_fast_as_its_slowest_link():
+    one_node, many = ring_rate(H100, 8), ring_rate(H100, 64)
+    assert one_node == (H100.inner_hop_seconds, 450e9 * H100.link_efficiency)
+    assert many[1] == 400e9 * H100.link_efficiency and one_node[0] < many[0] < H100.outer_hop_seconds
+    assert ring_rate(cluster("H100", "10 GbE"), 64)[1] == pytest.approx(1.25e9 * H100.link_efficiency)
+
+
+def test_bounds_enclose_each_other_and_parts_add_up():
+    step = StepTime(4.0, 1.0, 3.0, 2.0)
+    assert step.exposed_seconds == 10.0 and step.overlapped_seconds == 5.0
+    for stage in range(4):
+        for gpus in (1, 8, 1024):
+            step = step_time(MODEL, stage, H100, gpus, 4096, 2)
+            assert 0 < step.overlapped_seconds <= step.exposed_seconds == pytest.approx(sum(step))
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_more_gpus_send_longer_and_more_tokens_compute_longer(stage):
+    messages = [step_time(MODEL, stage, H100, 2**power, 4096).communication_seconds for power in range(11)]
+    assert messages == sorted(messages) and len(set(messages)) == len(messages)
+    compute = [step_time(MODEL, stage, H100, 8, tokens).compute_seconds for tokens in (1024, 2048, 4096)]
+    assert compute == pytest.approx([compute[0], 2 * compute[0], 4 * compute[0]])
+
+
+def test_the_break_even_is_where_messages_and_compute_are_equal():
+    tokens = stage3_break_even_tokens(MODEL, H100, 64)
+    step = step_time(MODEL, 3, H100, 64, tokens)
+    assert step.communication_seconds == pytest.approx(step.compute_seconds)
+
+
+def test_the_break_even_comes_to_flops_over_bytes_whatever_the_size():
+    no_starts = H100._replace(inner_hop_seconds=0.0, outer_hop_seconds=0.0)
+    flops = H100.flops_per_second * H100.compute_efficiency
+    for name in ("1.7B", "1008B"):
+        model = GPT[name]._replace(hidden_size=0)  # no attention
+        for recompute, share in ((False, 1), (True, 3 / 4)):
+            tokens = stage3_break_even_tokens(model, no_starts, 10**6, recompute=recompute)
+            assert tokens == pytest.approx(share * flops / ring_rate(no_starts, 10**6)[1], rel=1e-4)
+
+
+def test_offload_moves_gradients_down_and_parameters_up():
+    machine = H100._replace(host_bytes_per_second=1e9, link_efficiency=1.0, host_memory_bytes_per_second=math.inf)
+    assert offload_seconds(1e9, machine, 1) == pytest.approx(4.0), "2 bytes down and 2 up for each parameter"
+    assert offload_seconds(1e9, machine, 1, 3) == pytest.approx(8.0), "gradients come down in every micro-batch"
+    assert offload_seconds(1e9, machine, 1, offload_param=True) == pytest.approx(8.0)
+    assert offload_seconds(1e9, machine, 4) == pytest.approx(1.0), "a rank moves its part"
+    slow = machine._replace(nvme_bytes_per_second=24e9)
+    assert offload_seconds(1e9, slow, 1, device="nvme") == pytest.approx(5.0), "12 bytes read and 12 written"
+    assert step_time(MODEL, 3, H100, 8, 2048, offload="cpu").optimizer_seconds == 0
+
+
+def test_what_fits_is_the_planners_answer():
+    for stage in range(4):
+        for gpus in (1, 8, 64):
+            states = memory.model_state_bytes(MODEL.parameters, stage, gpus)
+            assert fits(MODEL, stage, H100, gpus) == (states <= H100.memory_bytes)
+    trillion = weak_scaling(GPT["1008B"], 3, H100, [64, 1024], 2048)
+    assert [point.fits for point in trillion] == [False, True]
+
+
+def test_strong_scaling_keeps_the_batch_and_stops_at_one_sequence():
+    points = strong_scaling(MODEL, 3, H100, [2**power for power in range(12)], 2**20, 8192)
+    assert {point.tokens for point in points} == {2**20}
+    assert points[-1].world_size == 512, "2^20 tokens are 512 sequences of 2,048"
+    compute = [point.step.compute_seconds for point in points]
+    assert all(before == pytest.approx(2 * after) for before, after in zip(compute, compute[1:], strict=False))
+
+
+def test_weak_scaling_keeps_a_gpus_work():
+    points = weak_scaling(MODEL, 1, H100, [1, 8, 512], 4096)
+    assert len({point.step.compute_seconds for point in points}) == 1
+    assert [point.tokens for point in points] == [4096, 8 * 4096, 512 * 4096]
+
+
+# Published tables
+
+
+def test_published_rows_are_those_of_the_sources():
+    mosaic, zero3 = published.table("mosaic").rows, published.table("zero3").rows
+    assert len(mosaic) == 39 and len(zero3) == 6
+    row = next(row for row in mosaic if str(row) == "70b, 128 GPUs")
+    assert row.world_size * row.micro_batch_tokens == 1048576, "the table's GlobalBatchSize (T)"
+    # Equation 4 of Narayanan et al.: 8 T P / (n X) seconds; the table's days for 300 billion tokens.
+    for row, days in zip(zero3, (90, 74, 74, 169, 137, 140), strict=True):
+        batches = 300e9 / (row.world_size * row.micro_batch_tokens)
+        assert batches * row.step_seconds / 86400 == pytest.approx(days, rel=0.05)
+
+
+@pytest.mark.parametrize("name", list(published.TABLES))
+def test_one_row_is_fitted_and_only_one(name):
+    rows = published.compare(published.table(name))
+    assert sum(row.fitted for row in rows) == 1
+    assert next(row for row in rows if row.fitted).overlapped_error == pytest.approx(0, abs=1e-9)
+    assert 0.3 < published.fitted_efficiency(published.table(name)) < 0.8
+
+
+def test_a_published_row_of_stage_3_lies_between_the_bounds():
+    rows = {str(each.row): each for each in published.compare(published.table("zero3"))}
+    assert rows["529.6B, 640 GPUs"].inside
+    assert not rows["174.6B, 1536 GPUs"].inside, "the model is known to be too fast here, and says so"
+
+
+def test_large_all_reduces_of_the_table_are_within_a_quarter():
+    for size, _, seconds, modelled in published.all_reduce_rows():
+        if size >= 2**27:
+            assert modelled == pytest.approx(seconds, rel=0.25)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: step_time(MODEL, 4, H100, 8, 2048), "ZeRO stage is 4: choose 0, 1, 2 or 3"),
+        (lambda: step_time(MODEL, 1, H100, 0, 2048), "world_size is 0: give a finite number of at least 1"),
+        (lambda: step_time(MODEL, 1, H100, 8, math.nan), "micro_batch_tokens is nan"),
+        (lambda: step_time(MODEL._replace(parameters=math.inf), 1, H100, 8, 1), "parameters is inf"),
+        (lambda: step_time(MODEL, 1, H100, 8, 2048, 0), "gradient_accumulation_steps is 0"),
+        (lambda: step_time(MODEL, 0, H100, 8, 2048, offload="cpu"), "offload is 'cpu' at stage 0"),
+        (lambda: step_time(MODEL, 2, H100, 8, 2048, offload="nvme"), "offload is 'nvme' at stage 2"),
+        (lambda: step_time(MODEL, 3, H100, 8, 2048, offload="disk"), "offload is 'disk': choose 'cpu' or 'nvme'"),
+        (lambda: step_time(MODEL, 2, H100, 8, 99, offload="cpu", offload_param=True), "offload_param is on at stage 2"),
+        (lambda: collective_seconds("gossip", 1, 2, 0, 1), "no collective 'gossip' here: choose one of all_reduce"),
+        (lambda: cluster("H100", "NDR", compute_efficiency=1.5), "compute_efficiency is 1.5: give a share"),
+        (lambda: cluster("H100", "NDR", speed=1), "A cluster has no 'speed'"),
+        (lambda: cluster("H100", "NDR", 0), "gpus_per_node is 0"),
+        (lambda: cluster("H10", "NDR"), "the nearest is 'H100'"),
+        (lambda: published.table("bert"), "no published table 'bert': choose one of mosaic"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_sentence(call, sentence):
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        call()
+    assert "\n" not in str(caught.value)
