@@ -18,6 +18,7 @@ from tqdm import tqdm
 from labsupport import agreement
 from labsupport.cluster import Ranks
 from labsupport.config import offload_devices
+from labsupport.engine import describe_machine
 from labsupport.results import record
 
 ROOT = Path(__file__).parent.parent
@@ -53,7 +54,7 @@ def main():
         "agreement",
         command="make measure",
         config={"cells": "each cell names its own"},
-        hardware="CPU ranks over gloo",
+        hardware=f"{describe_machine()}; ranks over gloo",
         seed=0,
         warm_up=2,
         counted=1,
@@ -95,6 +96,7 @@ def line(number, entry):
     role, predicted, measured = compared["worst_role"]
     return (
         f"{number:2} stage {zero['stage']} {precision} {cell['world_size']} ranks {cell['model']:4} {cell['note']:38} "
+        f"sent {compared['sent'][0]:.2f} {compared['sent'][1]:.2f}, "
         f"states {states}, peak {compared['peak'][2]:+.1%} ({'/'.join(compared['phases'])}; "
         f"{role} {predicted / 2**20:.2f} {measured / 2**20:.2f} MiB)"
     )

@@ -3,6 +3,7 @@
 `make measure` runs all CELLS and records them; tests run a few; the book and the lab show them.
 """
 
+from labsupport.communication import times_ddp
 from labsupport.config import create_deepspeed_config, merge_configs
 from labsupport.memory import MOMENTS, plan
 
@@ -105,19 +106,20 @@ def predict(run, accelerator="cpu"):
 def measure(run, nvme_path=None):
     """Train the cell's model on this rank for three steps and return what the ledger saw, as plain data.
 
-    {"moments": {moment: {place: {role: bytes}}}, "peak_phase", "parameters", "largest_module"}; every rank must
-    call it. What this process held before is taken off "other". The third step is the watched one.
+    {"moments": {moment: {place: {role: bytes}}}, "peak_phase", "collectives": {collective: message bytes},
+    "parameters", "largest_module"}; every rank must call it. The third step is the watched one.
     """
     import contextlib
     import io
 
     import torch
 
+    from labsupport.communication import measured_collectives
     from labsupport.deepspeed_trainer import DeepSpeedTrainer
     from labsupport.ledger import held_by_place, other_bytes, watch_step
     from labsupport.models import build_model, count_parameters
 
-    before = other_bytes()
+    base = other_bytes()
     config = merge_configs(run["config"], _nvme_paths(run["config"], nvme_path))
     model = build_model(run["model"])
     if run["checkpointing"]:
@@ -133,21 +135,20 @@ def measure(run, nvme_path=None):
         for _ in range(accumulation):
             trainer.train_step(batch)
 
-    moments = {"after initialisation": held_by_place(engine)}
+    moments = {"after initialisation": held_by_place(engine, base)}
     for number in range(accumulation):
         engine.backward(engine(**batch).loss)
         if number == accumulation - 1:
-            moments["after backward"] = held_by_place(engine)
+            moments["after backward"] = held_by_place(engine, base)
         engine.step()
-    moments["at rest"] = held_by_place(engine)
-    watched = watch_step(engine, step)
+    moments["at rest"] = held_by_place(engine, base)
+    watched = watch_step(engine, step, base)
     place = "GPU" if engine.device.type == "cuda" else "host"
     moments["peak"] = {**moments["at rest"], place: dict(watched.peak)}
-    for held in moments.values():
-        held["host"]["other"] -= before
     result = {
         "moments": moments,
         "peak_phase": watched.peak_phase,
+        "collectives": measured_collectives(engine, step),
         "parameters": count_parameters(engine.module),
         "largest_module": max(
             sum(getattr(p, "ds_numel", p.numel()) for p in module.parameters(recurse=False))
@@ -193,8 +194,9 @@ def total(moments, moment):
 def compare(run, measured, accelerator="cpu"):
     """Return what a table shows of one cell: predicted and measured bytes, and their ratios less one.
 
-    {"states": {moment: (predicted, measured, error)}, "peak": (...), "phases": (predicted, measured),
-    "worst_role": the role that is furthest off at the peak, with its bytes predicted and measured}.
+    {"states": {moment: (predicted, measured, error)}, "peak": (...), "phases": (predicted, measured), "sent": what
+    a rank sends as a multiple of plain data parallelism (predicted, measured), "worst_role": the role that is
+    furthest off at the peak, with its bytes predicted and measured}.
     """
     predicted = predict(run, accelerator)
     states = {
@@ -213,6 +215,10 @@ def compare(run, measured, accelerator="cpu"):
         "states": states,
         "peak": _pair(total(predicted.moments, "peak"), total(measured["moments"], "peak")),
         "phases": (predicted.peak_phase, measured["peak_phase"]),
+        "sent": (
+            predicted.times_ddp,
+            times_ddp(measured["collectives"], measured["parameters"], predicted.settings),
+        ),
         "worst_role": (worst, by_role[0][worst], by_role[1][worst]),
     }
 

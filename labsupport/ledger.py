@@ -10,6 +10,7 @@ tensor storage that is alive is counted once, the same way on a CPU and on a GPU
 
 import contextlib
 import gc
+import itertools
 import os
 import sys
 from collections import Counter
@@ -23,23 +24,24 @@ PLACES = ("GPU", "host", "pinned host", "NVMe")
 PHASES = ("forward", "backward", "step")
 
 
-def held_bytes(engine):
+def held_bytes(engine, base=0):
     """Return {role: bytes} of what this rank holds now, in all places together, each storage counted once.
 
     The roles are ROLES. "gathered parameters" are ZeRO-3 parameters that are whole at this moment, such as
     the small ones that stay whole; "communication buckets" are the tensors through which data leaves the
     rank or the device; "other" is everything else, such as batches and the text. Tensors that only autograd
-    keeps are not seen here: call it between steps. Adam makes its states in the first step.
+    keeps are not seen here: call it between steps. Adam makes its states in the first step. base: bytes to
+    leave out of "other", as other_bytes() gave them before there was an engine.
     """
     held = dict.fromkeys(ROLES, 0)
-    for roles in held_by_place(engine).values():
+    for roles in held_by_place(engine, base).values():
         for role, count in roles.items():
             held[role] += count
     return held
 
 
-def held_by_place(engine):
-    """Return {place: {role: bytes}} of what this rank holds now; the places are PLACES.
+def held_by_place(engine, base=0):
+    """Return {place: {role: bytes}} of what this rank holds now; the places are PLACES, base as for held_bytes.
 
     On a CPU rank everything but NVMe is "host": offloading there moves nothing.
     """
@@ -49,14 +51,16 @@ def held_by_place(engine):
         held[_place(storage)][role] += storage.nbytes()
     for role, paths in _swap_files(engine):
         held["NVMe"][role] += sum(os.path.getsize(path) for path in paths if os.path.exists(path))
+    held["host"]["other"] -= base
     return held
 
 
 def other_bytes():
-    """Return the bytes of every tensor in this process, as a base to take off before an engine is built."""
+    """Return the bytes of all tensors in this process's memory: before an engine is built, what is not the engine's."""
     while gc.collect():  # DeepSpeed's engines are cycles through cycles
         pass
-    return sum({_address(s): s.nbytes() for tensor in _live_tensors() for s in _storages(tensor)}.values())
+    storages = {_address(storage): storage for tensor in _live_tensors() for storage in _storages(tensor)}
+    return sum(storage.nbytes() for storage in storages.values() if storage.device.type == "cpu")
 
 
 def model_state_total(held):
@@ -69,6 +73,16 @@ class Step(NamedTuple):
 
     timeline: list
     device: str  # whose memory: "cpu" or "cuda"
+
+    def thinned(self, moments=120):
+        """Return the timeline with about so many moments, the largest of each stretch of a phase, for a figure."""
+        length = max(1, len(self.timeline) // moments)
+        kept = []
+        for _, stretch in itertools.groupby(self.timeline, key=lambda moment: moment[0]):
+            stretch = list(stretch)
+            pieces = (stretch[start : start + length] for start in range(0, len(stretch), length))
+            kept += [max(piece, key=lambda moment: sum(moment[1].values())) for piece in pieces]
+        return kept
 
     @property
     def peak(self):
@@ -86,13 +100,13 @@ class Step(NamedTuple):
         return sum(self.peak.values())
 
 
-def watch_step(engine, step):
+def watch_step(engine, step, base=0):
     """Run `step()` twice under PyTorch's profiler and return the Step that the second run made.
 
     step: a function that trains one whole optimizer step, from one micro-batch or several. The bytes are
     those held before, plus and minus every allocation that the profiler saw. The first run is there because
     the profiler does not see the end of what was allocated before it began. Watching slows the step: never
-    time this one. On a GPU only the GPU's memory is followed.
+    time this one. On a GPU only the GPU's memory is followed. base: as for held_bytes.
     """
     device = engine.device.type
     with _silent_stderr(), _profiler() as profile, _labels(engine):
@@ -100,7 +114,11 @@ def watch_step(engine, step):
         _mark("begin")
         held = {pointer: (storage.nbytes(), role) for pointer, (storage, role) in _of_device(engine, device)}
         step()
-    return Step(_timeline(profile, held, device), device)
+    timeline = _timeline(profile, held, device)
+    if device == "cpu":
+        for _, roles in timeline:
+            roles["other"] -= base
+    return Step(timeline, device)
 
 
 def peak_step_bytes(engine, step):

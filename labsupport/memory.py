@@ -14,6 +14,7 @@ from typing import NamedTuple
 from labsupport import model_states as held
 from labsupport.activations import ATTENTIONS, NOTHING, activation_bytes
 from labsupport.cards import card
+from labsupport.communication import predicted_collectives, times_ddp, total_wire_bytes
 from labsupport.config_checks import require_positive_integer, require_stage
 from labsupport.errors import ConfigError
 from labsupport.models import Preset, preset_named
@@ -56,6 +57,17 @@ class Plan(NamedTuple):
     settings: Settings
     moments: dict
     peak_phase: str  # "forward", "backward" or "step"
+    collectives: dict  # {collective: message bytes} of one optimizer step, as labsupport.communication has them
+
+    @property
+    def sent_bytes(self):
+        """The bytes that one rank sends in one optimizer step."""
+        return total_wire_bytes(self.collectives, self.settings.world_size)
+
+    @property
+    def times_ddp(self):
+        """The same as a multiple of what plain data parallelism sends; 0 on one rank."""
+        return times_ddp(self.collectives, self.parameters, self.settings)
 
     def held(self, moment):
         """Return {role: bytes} at a moment, in all places together."""
@@ -112,7 +124,13 @@ def plan(
         )
     shares = held.shares_of(shape.tensor_sizes, settings) if shape else held.shares_of_number(int(model), settings)
     moments, phase = _moments(shares, settings, activations, accelerator)
-    return Plan(shares.parameters, settings, moments, phase)
+    collectives = predicted_collectives(
+        shape.tensor_sizes if shape else [shares.parameters],
+        settings,
+        checkpointed_layers=shape.layers if shape and activation_checkpointing else 0,
+        tied_embedding=shape is not None and shape.architecture == "gpt2",
+    )
+    return Plan(shares.parameters, settings, moments, phase, collectives)
 
 
 # A CUDA context, cuBLAS's and NCCL's own buffers: outside the allocator, so outside every plan. An allowance,

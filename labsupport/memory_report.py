@@ -170,11 +170,14 @@ def _table(planned):
         )
         for row in rows
     ]
+    sent = ", ".join(f"{name} {gigabytes(size)} GB" for name, size in planned.collectives.items()) or "nothing"
     paper = model_state_bytes(planned.parameters, planned.settings.stage, planned.settings.world_size)
     return [
         *lines,
         "",
         f"The peak is in the {planned.peak_phase}. The paper's model states, bf16 and Adam: {gigabytes(paper)} GB.",
+        f"Messages of one step: {sent}; a rank sends {gigabytes(planned.sent_bytes)} GB, "
+        f"{planned.times_ddp:.2f} times what plain data parallelism sends.",
     ]
 
 
@@ -208,6 +211,9 @@ def _as_json(planned, options, model, arguments):
         "settings": planned.settings._asdict(),
         "predicted_bytes": planned.moments,
         "peak_phase": planned.peak_phase,
+        "message_bytes": planned.collectives,
+        "sent_bytes": planned.sent_bytes,
+        "times_ddp": planned.times_ddp,
     }
     if options.gpu:
         result["fits"] = {card(options.gpu).name: fits(planned, options.gpu)}

@@ -78,9 +78,9 @@ def persistent_bytes(shares, s):
     """Return the small parameters that stage 3 keeps whole on every rank, beside their shares.
 
     runtime/zero/parameter_offload.py, mark_persistent_parameters: all of at most
-    stage3_param_persistence_threshold elements.
+    stage3_param_persistence_threshold elements. On one rank the share is the whole.
     """
-    return shares.persistent * s.parameter_bytes
+    return shares.persistent * s.parameter_bytes if s.world_size > 1 else 0
 
 
 def master_bytes(shares, s):
@@ -206,9 +206,10 @@ def gathered_bytes(shares, s):
 
     DeepSpeed releases none while fewer than stage3_max_live_parameters are alive
     (partitioned_param_coordinator.py, release_sub_module), so a model below that is whole on every rank then.
-    Above it, and with both limits at 0, the model is held a few tensors at a time.
+    Above it, and with both limits at 0, the model is held a few tensors at a time. On one rank nothing is
+    gathered (partition_parameters.py, NoGatherHandle).
     """
-    if s.stage != 3:
+    if s.stage != 3 or s.world_size == 1:
         return 0
     released = shares.persistent + shares.window
     if s.max_live_parameters == 0 or s.max_reuse_distance == 0:

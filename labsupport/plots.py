@@ -8,6 +8,7 @@ import html
 import json
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 # Okabe and Ito's palette, told apart with every common kind of colour blindness.
 ROLE_COLOURS = {
@@ -15,8 +16,19 @@ ROLE_COLOURS = {
     "gradients": "#E69F00",
     "master weights": "#56B4E9",
     "optimizer states": "#009E73",
+    "communication buckets": "#D55E00",
+    "gathered parameters": "#CC79A7",
+    "activations": "#F0E442",
     "other": "#999999",
 }
+# The same roles where they are predicted: violets from dark to light, always hatched.
+PREDICTED_ROLE_COLOURS = dict(
+    zip(
+        ROLE_COLOURS,
+        ("#3F007D", "#54278F", "#6A51A3", "#807DBA", "#9E9AC8", "#B3A2CE", "#C8B8E0", "#DADAEB"),
+        strict=True,
+    )
+)
 MEASURED_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 PREDICTED_COLOUR = "#8C6BB1"
 MEASURED_COLOUR = "#0072B2"
@@ -45,7 +57,7 @@ class LabFigure:
 
 def loss_curves(losses, title, alt, x_title="micro-batch"):
     """Return a figure with one line a run. losses: {name of the run: [loss in nats a step]}."""
-    figure = _figure(title, x_title, "loss, nats per byte")
+    figure = empty_figure(title, x_title, "loss, nats per byte")
     for (name, values), colour in zip(losses.items(), _endless(MEASURED_COLOURS), strict=False):
         steps = list(range(1, len(values) + 1))
         figure.add_scatter(x=steps, y=values, name=name, mode="lines", line={"color": colour})
@@ -54,9 +66,8 @@ def loss_curves(losses, title, alt, x_title="micro-batch"):
 
 def bytes_by_role(held, title, alt):
     """Return stacked bars of MiB by role. held: {label of the bar: {role: bytes}}, as the ledger counts them."""
-    figure = _figure(title, "", "MiB per rank")
-    roles = [role for role in ROLE_COLOURS if any(role in parts for parts in held.values())]
-    for role in roles:
+    figure = empty_figure(title, "", "MiB per rank")
+    for role in _present(held.values()):
         heights = [parts.get(role, 0) / 2**20 for parts in held.values()]
         figure.add_bar(x=list(held), y=heights, name=role, marker={"color": ROLE_COLOURS[role]})
     figure.update_layout(barmode="stack")
@@ -65,7 +76,7 @@ def bytes_by_role(held, title, alt):
 
 def predicted_and_measured(predicted, measured, title, alt, y_title="MiB per rank", scale=2**20):
     """Return paired bars. predicted, measured: {label: number}, the same labels; shown divided by `scale`."""
-    figure = _figure(title, "", y_title)
+    figure = empty_figure(title, "", y_title)
     labels = list(measured)
     for name, numbers, colour in (
         ("predicted", predicted, PREDICTED_COLOUR),
@@ -78,28 +89,101 @@ def predicted_and_measured(predicted, measured, title, alt, y_title="MiB per ran
     return LabFigure(figure, alt)
 
 
+def roles_side_by_side(predicted, measured, title, alt):
+    """Return two stacked bars of MiB by role for each label. predicted, measured: {label: {role: bytes}}."""
+    figure = empty_figure(title, "", "MiB per rank")
+    for name, held, colours in (
+        ("predicted", predicted, PREDICTED_ROLE_COLOURS),
+        ("measured", measured, ROLE_COLOURS),
+    ):
+        for role in _present(measured.values()):
+            figure.add_bar(
+                x=[list(held), [name] * len(held)],
+                y=[parts.get(role, 0) / 2**20 for parts in held.values()],
+                name=role,
+                legendgroup=name,
+                legendgrouptitle={"text": name},
+                marker={"color": colours[role], "pattern": {"shape": "/"} if name == "predicted" else {}},
+                hovertemplate=f"{name}, {role}: %{{y:.2f}} MiB<extra></extra>",
+            )
+    figure.update_layout(barmode="relative", height=460)
+    return LabFigure(figure, alt)
+
+
+def live_bytes(steps, title, alt):
+    """Return the live bytes through one step as stacked areas, a panel a run.
+
+    steps: {label: timeline}, a timeline being [(phase, {role: bytes})] as labsupport.ledger's Step has it.
+    """
+    figure = make_subplots(
+        rows=len(steps), cols=1, shared_yaxes="all", vertical_spacing=0.09, subplot_titles=list(steps)
+    )
+    roles = _present(held for timeline in steps.values() for _, held in timeline)
+    for row, timeline in enumerate(steps.values(), 1):
+        for role in roles:
+            figure.add_scatter(
+                x=list(range(len(timeline))),
+                y=[held.get(role, 0) / 2**20 for _, held in timeline],
+                name=role,
+                legendgroup=role,
+                showlegend=row == 1,
+                stackgroup=str(row),
+                mode="lines",
+                line={"width": 0, "color": ROLE_COLOURS[role], "shape": "hv"},
+                fillcolor=ROLE_COLOURS[role],
+                hovertemplate=f"{role}: %{{y:.2f}} MiB<extra></extra>",
+                row=row,
+                col=1,
+            )
+        phases = [phase for phase, _ in timeline]
+        for start in (n for n, phase in enumerate(phases) if n == 0 or phases[n - 1] != phase):
+            figure.add_vline(start, line={"width": 1, "dash": "dot", "color": "#777777"}, row=row, col=1)
+        figure.update_xaxes(
+            tickvals=[
+                (phases.index(phase) + len(phases) - phases[::-1].index(phase)) / 2 for phase in dict.fromkeys(phases)
+            ],
+            ticktext=list(dict.fromkeys(phases)),
+            row=row,
+            col=1,
+        )
+    dressed(figure, title, "", "MiB")
+    figure.update_layout(height=190 * len(steps) + 120)
+    return LabFigure(figure, alt)
+
+
 def measured_bars(numbers, title, alt, y_title):
     """Return one bar a label, of measured numbers. numbers: {label: number}."""
-    figure = _figure(title, "", y_title)
+    figure = empty_figure(title, "", y_title)
     figure.add_bar(x=list(numbers), y=list(numbers.values()), marker={"color": MEASURED_COLOUR}, showlegend=False)
     return LabFigure(figure, alt)
 
 
-def _figure(title, x_title, y_title):
-    figure = go.Figure()
+def empty_figure(title, x_title, y_title):
+    """Return a Plotly figure with the course's look, to be filled."""
+    return dressed(go.Figure(), title, x_title, y_title)
+
+
+def dressed(figure, title, x_title, y_title):
+    """Give a Plotly figure the course's look; return it."""
     figure.update_layout(
         template="plotly_white",
         title={"text": title, "x": 0, "xanchor": "left"},
-        xaxis_title=x_title,
-        yaxis_title=y_title,
-        yaxis_rangemode="tozero",
         height=380,
         margin={"l": 60, "r": 20, "t": 90, "b": 50},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
     )
+    figure.update_yaxes(title=y_title, rangemode="tozero")
+    if x_title:
+        figure.update_xaxes(title=x_title)
     return figure
+
+
+def _present(held):
+    """The roles of which somebody holds something, in the order of ROLE_COLOURS."""
+    held = list(held)
+    return [role for role in ROLE_COLOURS if any(parts.get(role) for parts in held)]
 
 
 def _endless(items):

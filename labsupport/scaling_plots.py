@@ -3,7 +3,7 @@
 python -c "from labsupport.scaling_plots import modelled_lines; help(modelled_lines)"
 """
 
-from labsupport.plots import MEASURED_COLOURS, PREDICTED_COLOUR, LabFigure, _figure
+from labsupport.plots import MEASURED_COLOURS, PREDICTED_COLOUR, LabFigure, empty_figure
 
 PUBLISHED_COLOUR = "#D55E00"  # measured too, but by others
 # One family of violets for everything modelled; dash and symbol tell its lines apart without the colour.
@@ -20,7 +20,7 @@ def fitted_lines(measured, modelled, title, alt, x_title, y_title, measured_name
 
     measured, modelled: {name: {x: y}}. measured_name: "published" where others measured.
     """
-    figure = _figure(title, x_title, y_title)
+    figure = empty_figure(title, x_title, y_title)
     for number, (name, points) in enumerate(measured.items()):
         colour, symbol = MEASURED_COLOURS[number % len(MEASURED_COLOURS)], _style(number)[2]
         figure.add_scatter(
@@ -43,7 +43,7 @@ def modelled_ranges(ranges, published, title, alt, y_title, published_name="publ
 
     ranges: {label: (low, high)}; published: {label: value}, the same labels.
     """
-    figure = _figure(title, "", y_title)
+    figure = empty_figure(title, "", y_title)
     labels, lows = list(ranges), [low for low, _ in ranges.values()]
     spans = [high - low for low, high in ranges.values()]
     figure.add_bar(
@@ -59,7 +59,7 @@ def modelled_ranges(ranges, published, title, alt, y_title, published_name="publ
 
 def modelled_lines(lines, title, alt, x_title, y_title, x_ticks=None):
     """Return modelled lines over a logarithmic x axis. lines: {name: [(x, y, fits)]}; hollow marks do not fit."""
-    figure = _figure(title, x_title, y_title)
+    figure = empty_figure(title, x_title, y_title)
     for number, (name, points) in enumerate(lines.items()):
         colour, dash, symbol = _style(number)
         symbols = [symbol if fits else f"{symbol}-open" for _, _, fits in points]

@@ -10,7 +10,8 @@ import re
 import shutil
 from pathlib import Path
 
-import computed  # beside this file
+import agreement_blocks  # beside this file
+import scaling_blocks
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.errors import ExtensionError
@@ -72,13 +73,13 @@ class LabsDirective(SphinxDirective):
 
 
 class ComputedDirective(SphinxDirective):
-    """What a function of computed.py returns, so that no number on a page is typed: ```{computed} name```."""
+    """What a function of the *_blocks.py files returns, so that no number is typed: ```{computed} name```."""
 
     required_arguments = 1
 
     def run(self):
         """Return the nodes of the function's Markdown, or of its figure; the records it reads are dependencies."""
-        for path in [Path(computed.__file__), *results.FOLDER.glob("*.json")]:
+        for path in [*(Path(module.__file__) for module in BLOCKS), *results.FOLDER.glob("*.json")]:
             self.env.note_dependency(str(path))
         content = computed_block(self.arguments[0])
         if isinstance(content, str):
@@ -86,13 +87,20 @@ class ComputedDirective(SphinxDirective):
         return [nodes.raw("", content._repr_mimebundle_()["text/html"], format="html")]
 
 
+BLOCKS = (scaling_blocks, agreement_blocks)
+
+
 def computed_block(name):
-    """Return what the function `name` of computed.py returns; raises ExtensionError for one that is not there."""
-    names = [key for key, value in vars(computed).items() if getattr(value, "__module__", "") == computed.__name__]
-    if name not in names or name.startswith("_"):
-        public = ", ".join(key for key in names if not key.startswith("_"))
-        raise ExtensionError(f"There is no computed block {name!r}: computed.py has {public}.")
-    return getattr(computed, name)()
+    """Return what the block function `name` returns; raises ExtensionError for one that is not there."""
+    functions = {
+        key: value
+        for module in BLOCKS
+        for key, value in vars(module).items()
+        if getattr(value, "__module__", "") == module.__name__ and not key.startswith("_")
+    }
+    if name not in functions:
+        raise ExtensionError(f"There is no computed block {name!r}: there are {', '.join(functions)}.")
+    return functions[name]()
 
 
 def labs(root):

@@ -1,0 +1,156 @@
+"""What the {computed} blocks of book/agreement.md show: the planner beside recorded runs, every run, misses too.
+
+PYTHONPATH=book/_extensions python -c "import agreement_blocks; print(agreement_blocks.agreement_summary())"
+"""
+
+import statistics
+
+from labsupport import agreement
+from labsupport.config import config_precision, zero_stage
+from labsupport.plots import MEASURED_COLOUR, PREDICTED_COLOUR, LabFigure, empty_figure
+from labsupport.results import read_record
+
+MIB = 2**20
+
+
+def agreement_summary():
+    """How many runs, and how far off the planner and DeepSpeed's estimators were."""
+    rows = _rows()
+    states = [abs(error) for _, compared, _ in rows for *_, error in compared["states"].values()]
+    peaks = [abs(compared["peak"][2]) for _, compared, _ in rows]
+    within = sum(error <= agreement.PEAK_TOLERANCE for error in peaks)
+    exact = sum(
+        predicted == measured for _, compared, _ in rows for predicted, measured, _ in compared["states"].values()
+    )
+    sent = [
+        abs(there - here) for run, compared, _ in rows if run["world_size"] > 1 for there, here in [compared["sent"]]
+    ]
+    estimates = [abs(error) for row in rows if (error := _estimate_error(row)) is not None]
+    return "\n".join([
+        "| Of the planner | Runs or moments | Median error | Worst error |",
+        "|---|---:|---:|---:|",
+        f"| model states at three moments | {len(states)}, {exact} of them equal to the byte "
+        f"| {statistics.median(states):.2%} | {max(states):.1%} |",
+        f"| peak of a step | {len(peaks)}, {within} of them within {agreement.PEAK_TOLERANCE:.0%} "
+        f"| {statistics.median(peaks):.1%} | {max(peaks):.1%} |",
+        f"| bytes sent, as a multiple of DDP's | {len(sent)} | {statistics.median(sent):.2f} | {max(sent):.2f} |",
+        "",
+        "| Of DeepSpeed's own estimators | Runs | Median error | Worst error |",
+        "|---|---:|---:|---:|",
+        f"| model states, against the peak of a step | {len(estimates)} | {statistics.median(estimates):.0%} "
+        f"| {max(estimates):.0%} |",
+        "",
+        f"Measured: {_provenance()}",
+    ])  # fmt: skip
+
+
+def agreement_figure():
+    """The peak of every run, predicted and measured, with DeepSpeed's estimates where there are any."""
+    rows = _rows()
+    measured = [compared["peak"][1] / MIB for _, compared, _ in rows]
+    predicted = [compared["peak"][0] / MIB for _, compared, _ in rows]
+    names = [_name(run) for run, _, _ in rows]
+    estimated = [(peak, entry["estimate"] / MIB, name) for peak, (_, _, entry), name in
+                 zip(measured, rows, names, strict=True) if entry["estimate"]]  # fmt: skip
+    worst = max(abs(compared["peak"][2]) for _, compared, _ in rows)
+    apart = [abs(estimate / peak - 1) for peak, estimate, _ in estimated]
+    title = f"The planner is at most {worst:.0%} from the measured peak, DeepSpeed's estimators up to {max(apart):.0%}"
+    figure = empty_figure(title, "measured peak of a step, MiB", "predicted, MiB")
+    ends = [min(measured), max(measured)]
+    figure.add_scatter(x=ends, y=ends, mode="lines", name="equal", line={"color": MEASURED_COLOUR, "width": 1})
+    for name, points, colour, symbol in (
+        ("this course's planner", list(zip(measured, predicted, names, strict=True)), PREDICTED_COLOUR, "circle"),
+        ("DeepSpeed's estimators", estimated, "#D55E00", "x"),
+    ):
+        x, y, text = zip(*points, strict=True)
+        figure.add_scatter(x=x, y=y, text=text, mode="markers", name=name, marker={"color": colour, "symbol": symbol})
+    figure.update_xaxes(type="log")
+    figure.update_yaxes(type="log", rangemode="normal")
+    alt = (
+        f"Peak of a training step on rank 0, predicted against measured, {len(rows)} runs from {min(measured):.0f} to "
+        f"{max(measured):.0f} MiB. The planner's points lie on the line of equality, at most {worst:.1%} away; "
+        f"DeepSpeed's {len(estimated)} estimates, without activations and buckets, are up to {max(apart):.0%} away."
+    )
+    return LabFigure(figure, alt)
+
+
+def agreement_on_one_rank():
+    """Every run on one rank."""
+    return _table(1)
+
+
+def agreement_on_two_ranks():
+    """Every run on two ranks."""
+    return _table(2)
+
+
+def agreement_on_four_ranks():
+    """Every run on four ranks."""
+    return _table(4)
+
+
+def agreement_misses():
+    """The runs that are outside the tolerance, by the role that is furthest off; or a sentence that there are none."""
+    lines = []
+    for run, compared, _ in _rows():
+        bad_states = [
+            moment for moment, (*_, error) in compared["states"].items() if abs(error) > agreement.STATE_TOLERANCE
+        ]
+        if bad_states or abs(compared["peak"][2]) > agreement.PEAK_TOLERANCE:
+            role, predicted, measured = compared["worst_role"]
+            lines.append(
+                f"- {_name(run)}: peak {compared['peak'][2]:+.1%}, {role} {predicted / MIB:.2f} MiB predicted and "
+                f"{measured / MIB:.2f} MiB measured."
+            )
+    return "\n".join(lines) or (
+        f"No run is outside: model states within {agreement.STATE_TOLERANCE:.0%} at every moment, the peak within "
+        f"{agreement.PEAK_TOLERANCE:.0%}."
+    )
+
+
+def _rows():
+    """[(cell, compared, what was measured)] of the recorded runs, with today's planner."""
+    runs = read_record("agreement")["measured"]["runs"]
+    return [(entry["cell"], agreement.compare(entry["cell"], entry["measured"]), entry["measured"]) for entry in runs]
+
+
+def _table(world_size):
+    lines = [
+        "| Stage | Precision | Model | What else | At rest, MiB | Planner | Peak, MiB | Planner | DeepSpeed's estimate "
+        "| Sent, times DDP | Planner |",
+        "|---:|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in _rows():
+        run, compared, _ = row
+        if run["world_size"] != world_size:
+            continue
+        _, rest, rest_error = compared["states"]["at rest"]
+        _, peak, peak_error = compared["peak"]
+        estimate = _estimate_error(row)
+        miss = " **miss**" if abs(peak_error) > agreement.PEAK_TOLERANCE else ""
+        sent = [f"{value:.2f}" if world_size > 1 else "-" for value in compared["sent"]]
+        lines.append(
+            f"| {zero_stage(run['config'])} | {config_precision(run['config'])} | {run['model']} | {run['note']} "
+            f"| {rest / MIB:.2f} | {rest_error:+.1%} | {peak / MIB:.2f} | {peak_error:+.1%}{miss} "
+            f"| {'none' if estimate is None else f'{estimate:+.0%}'} | {sent[1]} | {sent[0]} |"
+        )
+    return "\n".join(lines)
+
+
+def _estimate_error(row):
+    _, compared, measured = row
+    return measured["estimate"] / compared["peak"][1] - 1 if measured["estimate"] else None
+
+
+def _name(run):
+    what = f", {run['note']}" if run["note"] else ""
+    return (
+        f"stage {zero_stage(run['config'])}, {config_precision(run['config'])}, {run['world_size']} ranks, "
+        f"{run['model']}{what}"
+    )
+
+
+def _provenance():
+    record = read_record("agreement")
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return f"`{record['command']}`, {record['hardware']}; {versions}; commit {record['commit']}, {record['date'][:10]}."

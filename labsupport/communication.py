@@ -1,0 +1,239 @@
+"""What one rank sends in an optimizer step: DeepSpeed's own count of its messages, and the prediction. No torch.
+
+    measured_collectives(engine, step)                # {collective: message bytes}, by DeepSpeed's comms_logger
+    predicted_collectives(sizes, settings)            # the same, from the tensors' sizes and the config
+    times_ddp(collectives, parameters, settings)      # 1.0 is what plain data parallelism sends
+
+A message has the size of the tensor that DeepSpeed hands over, which for an all-gather is one rank's part.
+Paper: Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", SC 2020,
+arXiv 1910.02054, section 7. What is described of DeepSpeed stands in 0.19.8's folder runtime/.
+"""
+
+from collections import Counter
+
+from labsupport.config_checks import require_positive_integer, require_stage
+from labsupport.errors import ConfigError, LabError
+
+# Bytes that one of n ranks sends for each byte of the message.
+_SENT_PER_BYTE = {
+    "all_reduce": lambda n: 2 * (n - 1) / n,
+    "reduce_scatter": lambda n: (n - 1) / n,
+    "all_gather": lambda n: n - 1,
+    "reduce": lambda n: (n - 1) / n,
+    "broadcast": lambda n: (n - 1) / n,
+}
+PIECES = 100  # in as many equal tensors a model is cut of which nothing is known but its size
+
+
+def wire_bytes(collective, message_bytes, world_size):
+    """Return the bytes that one rank sends for a message of that size, on a ring; 0 on one rank.
+
+    The ring moves the least that is possible (Patarasuk and Yuan 2009, doi 10.1016/j.jpdc.2008.09.002). A
+    reduce or broadcast is a chain in which every rank but one sends the message once: (N - 1) / N of it on
+    average, and for every rank where each is the root of an equal part, as in ZeRO. Other algorithms, and
+    gloo's, may send more. DeepSpeed's names are understood: all_gather_into_tensor is an all_gather. Raises
+    ConfigError for another collective.
+    """
+    require_positive_integer("world_size", world_size)
+    name = _plain(collective)
+    if name not in _SENT_PER_BYTE:
+        raise ConfigError(f"There is no collective {collective!r} here: choose one of {', '.join(_SENT_PER_BYTE)}.")
+    return message_bytes * _SENT_PER_BYTE[name](world_size)
+
+
+def total_wire_bytes(collectives, world_size):
+    """Return the bytes that one rank sends for {collective: message bytes}; raises as wire_bytes does."""
+    return sum(wire_bytes(name, size, world_size) for name, size in collectives.items())
+
+
+def times_ddp(collectives, parameters, settings):
+    """Return what {collective: message bytes} sends, as a multiple of plain data parallelism; 0 on one rank.
+
+    That is one all-reduce of the gradients of all `parameters` (a count) in the precision of `settings`, in
+    one optimizer step: data parallelism adds its micro-batches up before it sends.
+    """
+    plain = wire_bytes("all_reduce", parameters * settings.parameter_bytes, settings.world_size)
+    return total_wire_bytes(collectives, settings.world_size) / plain if plain else 0.0
+
+
+def paper_elements(parameters, stage, accumulation_steps=1):
+    """Return the elements that one rank sends in one optimizer step, for many ranks (paper, section 7).
+
+    Data parallelism: an all-reduce is a reduce-scatter and an all-gather, 2 Psi. Stage 1 reduces once a step.
+    Stage 2 reduces every micro-batch and gathers the parameters once: (G + 1) Psi. Stage 3 gathers for the
+    forward and for the backward pass and reduces, every micro-batch: 3 G Psi. The paper has G = 1. Raises
+    ConfigError for a stage outside 0 to 3.
+    """
+    require_stage(stage)
+    return parameters * {0: 2, 1: 2, 2: accumulation_steps + 1, 3: 3 * accumulation_steps}[stage]
+
+
+def measured_collectives(engine, step):
+    """Run `step()` and return this rank's {collective: message bytes}, as DeepSpeed's comms_logger sees them.
+
+    step: a function that trains one whole optimizer step, from one micro-batch or several. Every rank must
+    call it. No setting of the config is needed, nothing is printed, and a log that the config asked for goes
+    on afterwards without these messages. Stage 3 records its trace first: train two steps before this one.
+    Raises LabError where `step` made no optimizer step, or several.
+    """
+    from deepspeed.comm import comm
+    from deepspeed.utils.comms_logging import CommsLogger
+
+    sent, before = Counter(), engine.global_steps
+    logger = CommsLogger()
+    logger.enabled = logger.prof_all = True
+    # Its own append divides by the time that the message took, which a clock may show as zero.
+    logger.append = lambda _function, name, _seconds, size: sent.update({_plain(name): size})
+    previous, comm.comms_logger = comm.comms_logger, logger
+    try:
+        step()
+    finally:
+        comm.comms_logger = previous
+    if engine.global_steps != before + 1:
+        raise LabError(
+            f"The step made {engine.global_steps - before} optimizer steps: train exactly one, which takes "
+            f"{engine.gradient_accumulation_steps()} micro-batches here."
+        )
+    return {name: size for name, size in sent.items() if size}
+
+
+def predicted_collectives(parameter_sizes, settings, *, checkpointed_layers=0, tied_embedding=False):
+    """Return {collective: message bytes} of one optimizer step of DeepSpeed 0.19.8, all micro-batches together.
+
+    parameter_sizes: elements of each tensor in the model's order, or [total]; settings: a Settings.
+    checkpointed_layers: how many equal blocks are recomputed in the backward pass. tied_embedding: the first
+    tensor is used again at the end. Left out are the few bytes that agree on the gradient norm and on
+    overflow. Offload changes nothing here: states and parameters travel between host and device, not between
+    ranks.
+
+    Exact at stages 0 to 2, with all parameters in one group of the optimizer. At stage 3 exact where nothing
+    or everything is released after use, else near it: see `_gathered_elements`. The blocks are found by
+    their tensors' sizes, and recomputed as transformers does it, without re-entering autograd.
+    Raises ConfigError for sizes below 1, and for stage 0 with gradients added up in another dtype than the
+    precision, which DeepSpeed refuses.
+    """
+    if not parameter_sizes or min(parameter_sizes) < 1:
+        raise ConfigError("parameter_sizes must name at least one tensor, and each must have at least one element.")
+    require_stage(settings.stage)
+    if settings.stage == 3:
+        elements = _stage_3(parameter_sizes, settings, checkpointed_layers, tied_embedding)
+    else:
+        elements = _stages_0_to_2(sum(parameter_sizes), settings)
+    return {name: count * settings.parameter_bytes for name, count in elements.items() if count}
+
+
+def _plain(name):
+    return name.removesuffix("_into_tensor").removesuffix("_tensor")
+
+
+def _stages_0_to_2(parameters, s):
+    """Elements by collective. Gradients travel in the precision, in whatever dtype they are added up.
+
+    Stage 0: engine.py, allreduce_gradients. Stages 1 and 2: zero/stage_1_and_2.py, average_tensor, which
+    all-reduces unless use_multi_rank_bucket_allreduce is off; utils.py, all_gather_dp_groups.
+    """
+    mixed = s.accumulation_dtype != s.precision
+    if s.stage == 0 and mixed:
+        raise ConfigError(
+            f"DeepSpeed refuses stage 0 with {s.precision} and gradients added up in {s.accumulation_dtype}: choose "
+            "stage 1, or leave grad_accum_dtype out."
+        )
+    # Equal shares of an even number of elements.
+    whole = -(-parameters // (2 * s.world_size)) * 2 * s.world_size
+    # Stage 1 in bf16 with fp32 gradients is another class, BF16_Optimizer, which all-reduces with the padding.
+    other_class = s.stage == 1 and s.precision == "bf16" and s.accumulation_dtype == "fp32" and not s.offloads_on_cpu
+    by_owner = s.stage and s.reduce_scatter and not s.multi_rank_allreduce and not other_class
+    return {
+        "reduce" if by_owner else "all_reduce": (whole if other_class else parameters) * _reductions(s),
+        "all_gather": whole // s.world_size if s.stage and s.world_size > 1 else 0,
+    }
+
+
+def _reductions(s):
+    """How often a step reduces the gradients: stages 2 and 3 keep only parts, so they reduce every micro-batch."""
+    return s.accumulation_steps if s.stage >= 2 else 1
+
+
+def _stage_3(sizes, s, checkpointed_layers, tied_embedding):
+    """Elements by collective: zero/stage3.py, __add_grad_to_ipg_bucket and __reduce_and_partition_ipg_grads.
+
+    With reduce_scatter off, a gradient that fits into the bucket is all-reduced and a larger one is not.
+    """
+    count, ranks = Counter(sizes), s.world_size  # few sizes, many tensors
+    summed = {size for size in count if not s.reduce_scatter and size <= s.reduce_bucket_size}
+    scattered = sum(-(-size // ranks) * times for size, times in count.items() if size not in summed)
+    gathered = _gathered_elements(sizes, count, s, checkpointed_layers, tied_embedding) if ranks > 1 else 0
+    return {
+        "all_reduce": sum(size * count[size] for size in summed) * _reductions(s),
+        "reduce_scatter": scattered * ranks * _reductions(s),
+        "all_gather": gathered,
+    }
+
+
+def _gathered_elements(sizes, count, s, layers, tied):
+    """Elements of one rank's parts in all the all-gathers of a stage 3 step.
+
+    Parameters up to the persistence threshold are gathered once, after the optimizer has changed them
+    (zero/stage3.py, _post_step). A larger one is gathered for its first use in every micro-batch, and again
+    for each later use before which it was released: where at least max_reuse_distance elements are passed
+    between the two uses, and the prefetcher, which holds at most max_live_parameters, had not yet come to the
+    later one (zero/partitioned_param_coordinator.py, __params_to_release and _fetch_sub_module_impl).
+
+    Approximate: tensors are used in the model's order, each by a module of its own, small ones do not count
+    in the distance, and the prefetcher has run ahead as far as it may. It has not in a model much smaller
+    than max_live_parameters with a max_reuse_distance smaller still; there more is gathered.
+    """
+    parts = {size: -(-size // s.world_size) for size in count}
+    once = sum(parts[size] * times for size, times in count.items() if size <= s.persistence_threshold)
+    each = sum(parts[size] * times for size, times in count.items() if size > s.persistence_threshold)
+    large = [size for size in sizes if size > s.persistence_threshold]
+    if 4 * sum(large) < s.max_reuse_distance:  # more than any two uses are apart
+        return once + each * s.accumulation_steps
+    if len(sizes) == 1:
+        large = [sizes[0] / PIECES] * PIECES
+        parts = {large[0]: -(-sizes[0] // (s.world_size * PIECES))}
+    tied = bool(tied and large and large[0] == sizes[0])
+    again = sum(parts[size] * times for size, times in _released(large, s, layers, tied))
+    return once + (each + again) * s.accumulation_steps
+
+
+def _released(large, s, layers, tied):
+    """Yield (size, how often it is released before a later use) of each tensor, from the last to the first.
+
+    `passed` counts elements between two uses, with repetition; `live` counts each tensor once, and this one.
+    """
+    far, most_live = s.max_reuse_distance, s.max_live_parameters if s.prefetch_bucket_size else 0
+
+    def released(passed, live):
+        return passed >= far and live > most_live
+
+    head, others = (large[0], large[1:]) if tied else (0, large)
+    blocks, block, tensors = _one_block(others, layers)
+    forward = backward = head  # elements used after this tensor in forward, and before it in backward
+    position = 0
+    for size in reversed(others):
+        if size not in blocks:
+            yield size, released(forward + backward, forward + size)
+            forward, backward = forward + size, backward + size
+            continue
+        if position % tensors == 0:
+            # A block's last tensor is there for its backward pass when the recomputation begins, and stays.
+            yield size, released(forward + backward, forward + size)
+            between, after, last, rest = forward + backward, forward, size, size
+        else:
+            recomputed = released(between + block - size + last, after + block)
+            yield size, recomputed + released(2 * rest - last, rest + size)
+            rest += size
+        position, forward, backward = position + 1, forward + size, backward + 2 * size
+    if tied:  # used first and last in forward, and first and last in backward
+        yield head, released(0, head) + released(forward - head, forward) + released(backward - head, forward)
+
+
+def _one_block(sizes, layers):
+    """(sizes, elements, tensors) of one of the equal blocks; their sizes all occur at least once a layer."""
+    count = Counter(sizes) if layers else {}
+    blocks = {size for size in count if count[size] >= layers}
+    if not blocks:
+        return blocks, 0, 1
+    tensors = sum(count[size] for size in blocks)
+    return blocks, sum(size * count[size] for size in blocks) / layers, max(1, tensors // layers)
