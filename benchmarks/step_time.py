@@ -107,7 +107,7 @@ def evaluate(samples, alone, size, world_size):
 
     alone: the medians on one rank.
     """
-    from labsupport.collectives import COLLECTIVES, communication_seconds, fit_rate, traffic
+    from labsupport.collective_time import COLLECTIVES, communication_seconds, fit_rate, traffic
     from labsupport.step_time import Transformer
 
     model = Transformer(size["parameters"], size["layers"], 0)
@@ -135,7 +135,7 @@ def evaluate(samples, alone, size, world_size):
 
 def fitted(name, world_size, rate, times):
     """Return one collective's rate, its times, and the relative error of the fitted line at each size."""
-    from labsupport.collectives import collective_seconds
+    from labsupport.collective_time import collective_seconds
 
     errors = {size: collective_seconds(name, size, world_size, *rate) / times[size] - 1 for size in times}
     return {"alpha_seconds": rate[0], "bytes_per_second": rate[1], "seconds": times, "relative_error": errors}

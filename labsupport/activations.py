@@ -30,16 +30,16 @@ def activation_bytes(shape, micro_batch_size, sequence_length, element_bytes, at
     """Return the Activations of one micro-batch on one rank, in bytes.
 
     shape: a labsupport.models.Preset; micro_batch_size in samples, sequence_length in tokens;
-    checkpointing: every layer is recomputed in the backward pass (transformers' gradient_checkpointing_enable).
+    checkpointing: every layer is recomputed in the backward pass (transformers' activation_checkpointing_enable).
     """
     tokens, e = micro_batch_size * sequence_length, element_bytes
     hidden = tokens * shape.hidden_size * e
     layer = layer_bytes(shape, tokens, sequence_length, e, attention)
     working = layer_working_bytes(shape, tokens, sequence_length, e, attention)
-    layer_input = 0 if shape.architecture == "llama" and not checkpointing else hidden
+    last_output = 0 if shape.architecture == "llama" else hidden  # Llama's norms keep copies of their own
     kept_layers = shape.layers * (hidden + RNG_STATE_BYTES if checkpointing else layer)
-    # What enters the first layer; labels and token numbers are int64.
-    first = layer_input + 2 * 8 * tokens + rotary_bytes(shape, sequence_length, e)
+    # Labels and token numbers are int64.
+    first = last_output + 2 * 8 * tokens + rotary_bytes(shape, sequence_length, e)
     mask = tokens * sequence_length * e if attention == "eager" else 0  # kept only where layers are recomputed
     first += mask if checkpointing else 0
     end = final_norm_bytes(shape, tokens, e) + loss_bytes(shape, tokens)

@@ -22,7 +22,7 @@ _SENT_PER_BYTE = {
     "reduce": lambda n: (n - 1) / n,
     "broadcast": lambda n: (n - 1) / n,
 }
-PIECES = 100  # in as many equal tensors a model is cut of which nothing is known but its size
+PIECES = 100  # a model of which only the size is known is taken as that many equal tensors, or 4 a layer
 
 
 def wire_bytes(collective, message_bytes, world_size):
@@ -100,7 +100,8 @@ def measured_collectives(engine, step):
 def predicted_collectives(parameter_sizes, settings, *, checkpointed_layers=0, tied_embedding=False):
     """Return {collective: message bytes} of one optimizer step of DeepSpeed 0.19.8, all micro-batches together.
 
-    parameter_sizes: elements of each tensor in the model's order, or [total]; settings: a Settings.
+    parameter_sizes: elements of each tensor in the model's order, or [total], which is taken as many equal
+    tensors; settings: a Settings.
     checkpointed_layers: how many equal blocks are recomputed in the backward pass. tied_embedding: the first
     tensor is used again at the end. Left out are the few bytes that agree on the gradient norm and on
     overflow. Offload changes nothing here: states and parameters travel between host and device, not between
@@ -132,8 +133,7 @@ def _stages_0_to_2(parameters, s):
     Stage 0: engine.py, allreduce_gradients. Stages 1 and 2: zero/stage_1_and_2.py, average_tensor, which
     all-reduces unless use_multi_rank_bucket_allreduce is off; utils.py, all_gather_dp_groups.
     """
-    mixed = s.accumulation_dtype != s.precision
-    if s.stage == 0 and mixed:
+    if s.stage == 0 and s.accumulation_dtype != s.precision:
         raise ConfigError(
             f"DeepSpeed refuses stage 0 with {s.precision} and gradients added up in {s.accumulation_dtype}: choose "
             "stage 1, or leave grad_accum_dtype out."
@@ -189,10 +189,11 @@ def _gathered_elements(sizes, count, s, layers, tied):
     large = [size for size in sizes if size > s.persistence_threshold]
     if 4 * sum(large) < s.max_reuse_distance:  # more than any two uses are apart
         return once + each * s.accumulation_steps
-    if len(sizes) == 1:
-        large = [sizes[0] / PIECES] * PIECES
-        parts = {large[0]: -(-sizes[0] // (s.world_size * PIECES))}
     tied = bool(tied and large and large[0] == sizes[0])
+    if len(sizes) == 1 and large:
+        pieces = max(PIECES, 4 * layers)
+        large, parts = [sizes[0] / pieces] * pieces, {sizes[0] / pieces: -(-sizes[0] // (s.world_size * pieces))}
+        tied = False
     again = sum(parts[size] * times for size, times in _released(large, s, layers, tied))
     return once + (each + again) * s.accumulation_steps
 

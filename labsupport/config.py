@@ -58,7 +58,7 @@ def create_deepspeed_config(
     grad_accum_dtype: "fp32" keeps accumulated bf16 gradients in fp32. bucket_size: elements per
     communication bucket; DeepSpeed's own 5e8 takes gigabytes even for a tiny model.
     activation_checkpointing writes the block that `deepspeed.checkpointing` reads; a transformers model needs
-    `model.gradient_checkpointing_enable()` as well.
+    `model.activation_checkpointing_enable()` as well.
 
     Raises ConfigError where DeepSpeed would refuse the config or silently ignore part of it. Looks at no
     hardware: `initialize_deepspeed` says what this machine cannot do.

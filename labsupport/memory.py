@@ -239,10 +239,10 @@ def require_count(name, value):
 
 def _moments(shares, s, activations, accelerator):
     """The four moments of MOMENTS, and the phase in which the peak is."""
-    device = DEVICES[accelerator]
-    fresh, rest = (_resting(shares, s, device, stepped) for stepped in (False, True))
+    device, fused = DEVICES[accelerator], accelerator == "cuda" and not s.torch_adam
+    fresh, rest = (_resting(shares, s, device, stepped, fused) for stepped in (False, True))
     after_backward = {"gradients": held.backward_gradient_bytes(shares, s)}
-    phases = _phases(shares, s, activations, fused=accelerator == "cuda" and not s.torch_adam, gloo=device == "host")
+    phases = _phases(shares, s, activations, fused, gloo=device == "host")
     phase, extra = max(phases, key=lambda item: sum(item[1].values()))
     return {
         "after initialisation": fresh,
@@ -252,7 +252,7 @@ def _moments(shares, s, activations, accelerator):
     }, phase
 
 
-def _resting(shares, s, device, stepped):
+def _resting(shares, s, device, stepped, fused):
     """{place: {role: bytes}} between two steps, before or after the first one has been made."""
     pinned = "host" if device == "host" else "pinned host"
     states = {"none": device, "cpu": pinned, "nvme": "NVMe"}[s.offload_optimizer]
@@ -260,13 +260,16 @@ def _resting(shares, s, device, stepped):
     gradients = device if s.offload_optimizer == "none" else pinned
     at_once = s.stage == 0 and s.precision != "fp32"  # there DeepSpeed makes the optimizer's states at once
     rounded = held.aligned if states == "NVMe" else int
+    adam = s.states * rounded(held.optimizer_state_bytes(shares, s) // max(1, s.states)) + held.step_counter_bytes(
+        shares, s, fused
+    )
     on_device, on_host = held.staging_bytes(shares, s)
     places = {place: {} for place in dict.fromkeys((device, pinned, states))}
     for place, role, count in (
         (parameters, "parameters", held.parameter_bytes(shares, s)),
         (gradients, "gradients", held.resting_gradient_bytes(shares, s)),
         (states, "master weights", rounded(held.master_bytes(shares, s))),
-        (states, "optimizer states", rounded(held.optimizer_state_bytes(shares, s)) if stepped or at_once else 0),
+        (states, "optimizer states", adam if stepped or at_once else 0),
         (device, "communication buckets", on_device + (held.bucket_bytes(shares, s) if s.stage == 3 else 0)),
         (pinned, "communication buckets", on_host + held.nvme_buffer_bytes(shares, s)),
         (device, "gathered parameters", held.persistent_bytes(shares, s) if stepped else 0),

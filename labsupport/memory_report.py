@@ -170,14 +170,16 @@ def _table(planned):
         )
         for row in rows
     ]
-    sent = ", ".join(f"{name} {gigabytes(size)} GB" for name, size in planned.collectives.items()) or "nothing"
+    messages = ", ".join(f"{name} {gigabytes(size)} GB" for name, size in planned.collectives.items())
     paper = model_state_bytes(planned.parameters, planned.settings.stage, planned.settings.world_size)
     return [
         *lines,
         "",
         f"The peak is in the {planned.peak_phase}. The paper's model states, bf16 and Adam: {gigabytes(paper)} GB.",
-        f"Messages of one step: {sent}; a rank sends {gigabytes(planned.sent_bytes)} GB, "
-        f"{planned.times_ddp:.2f} times what plain data parallelism sends.",
+        f"Messages of one step: {messages}; a rank sends {gigabytes(planned.sent_bytes)} GB, "
+        f"{planned.times_ddp:.2f} times what plain data parallelism sends."
+        if planned.sent_bytes
+        else "One rank sends nothing.",
     ]
 
 

@@ -22,6 +22,7 @@ class Shares(NamedTuple):
     cut: int  # the tensors that lie in that part at least in part, each counted whole
     largest: int  # the largest tensor
     persistent: int = 0  # at stage 3: the tensors that every rank keeps whole, because they are small
+    tensors: int = 1
     window: int = 0  # at stage 3: the tensors gathered at one time when everything is released after use
 
 
@@ -34,7 +35,7 @@ def shares_of(sizes, settings):
     """
     ranks, total, largest = settings.world_size, sum(sizes), max(sizes)
     if settings.stage == 0:
-        return Shares(total, total, total, total, largest)
+        return Shares(total, total, total, total, largest, tensors=len(sizes))
     if settings.stage == 3:
         counts = Counter(sizes)
         share = sum(-(-size // ranks) * count for size, count in counts.items())
@@ -94,6 +95,16 @@ def master_bytes(shares, s):
 def optimizer_state_bytes(shares, s):
     """Return the optimizer's states, made in its first step: Adam's momentum and variance are two."""
     return shares.share * s.states * s.state_bytes
+
+
+def step_counter_bytes(shares, s, fused):
+    """Return the count of steps that PyTorch's Adam keeps in a 4-byte tensor for each tensor it updates.
+
+    Stage 0 gives it the model's tensors, ZeRO one flat part, or one a sub-group. Fused and CPU Adam count in Python.
+    """
+    if fused or s.offloads_on_cpu:
+        return 0
+    return 4 * (shares.tensors if s.stage == 0 else -(-shares.share // step_gradient_elements(shares, s)))
 
 
 def resting_gradient_bytes(shares, s):

@@ -8,7 +8,7 @@ fitted on one row of a table, the share of the GPU's peak that its kernels reach
 
 from typing import NamedTuple
 
-from labsupport.collectives import collective_seconds
+from labsupport.collective_time import collective_seconds
 from labsupport.errors import ConfigError
 from labsupport.step_time import (
     GPT,

@@ -5,14 +5,14 @@
 A step is between two bounds: everything hidden behind the slowest part, and nothing hidden at all. Sources:
 Kaplan et al. 2020, arXiv 2001.08361 (FLOPs); Narayanan et al. 2021, arXiv 2104.04473 (recomputation, attention,
 the shapes); NCCL, src/graph/tuning.cc (a ring over two kinds of link); Rajbhandari et al. 2021, arXiv 2104.07857
-(what offload moves). What is sent and how long a collective takes stands in labsupport/collectives.py.
+(what offload moves). What is sent and how long a collective takes stands in labsupport/collective_time.py.
 """
 
 import math
 from typing import NamedTuple
 
 from labsupport.cards import card, link
-from labsupport.collectives import COLLECTIVES, ELEMENT_BYTES, communication_seconds, traffic
+from labsupport.collective_time import COLLECTIVES, ELEMENT_BYTES, communication_seconds, traffic
 from labsupport.errors import ConfigError
 from labsupport.memory import model_state_bytes
 

@@ -52,6 +52,6 @@ def _model_and_batch(model, checkpointing):
 
     module = build_model(model)
     if checkpointing:
-        module.gradient_checkpointing_enable()
+        module.activation_checkpointing_enable()
     tokens = torch.arange(16).reshape(1, 16)
     return module, {"input_ids": tokens, "labels": tokens}

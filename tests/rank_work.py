@@ -222,6 +222,35 @@ def held_per_parameter(stage, precision):
     return held
 
 
+def two_watched_steps():
+    """The peak's roles of two steps in a row, the gathering of live parameters included."""
+    from labsupport.ledger import watch_step
+
+    trainer = make_trainer(3)
+    batch = next(iter(loader(2)))
+    for _ in range(3):
+        trainer.train_step(batch)
+    peaks = [watch_step(trainer.engine, lambda: trainer.train_step(batch)).peak for _ in range(2)]
+    trainer.engine.destroy()
+    return peaks
+
+
+def counted_quickly_and_wholly():
+    """held_bytes without and with the tensors of unknown purpose; the quick one may not walk over objects."""
+    from labsupport import ledger
+
+    trainer = make_trainer(2)
+    trainer.train_step(next(iter(loader(2))))
+    walk, ledger._live_tensors = ledger._live_tensors, None
+    try:
+        quick = ledger.held_bytes(trainer.engine, everything=False)
+    finally:
+        ledger._live_tensors = walk
+    whole = ledger.held_bytes(trainer.engine)
+    trainer.engine.destroy()
+    return quick, whole
+
+
 def save_mid_window(folder):
     """Save after one of two micro-batches; return rank 0's warning."""
     import warnings

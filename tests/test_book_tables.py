@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from labsupport.memory import communication_elements, model_state_bytes
+from labsupport.communication import paper_elements
+from labsupport.memory import model_state_bytes
 
 PAGE = (Path(__file__).parent.parent / "book" / "zero.md").read_text()
 PSI = 7_500_000_000
@@ -30,7 +31,7 @@ def test_factors_are_the_formula():
 
 
 def test_communication_with_four_micro_batches_is_the_formula():
-    assert [communication_elements(1, stage, 4) for stage in (1, 2, 3)] == [2, 5, 12]
+    assert [paper_elements(1, stage, 4) for stage in (1, 2, 3)] == [2, 5, 12]
     assert "stage 1 sends $2\\Psi$, stage 2 sends $5\\Psi$ and stage 3 sends $12\\Psi$" in PAGE
 
 

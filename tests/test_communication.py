@@ -124,6 +124,7 @@ def test_a_model_far_larger_than_the_limits_nears_the_paper_at_stage_3():
         times_ddp(predicted_collectives(known, settings), sum(sizes), settings) for known in (sizes, [sum(sizes)])
     )
     assert named == pytest.approx(number, rel=0.01)
+    assert predicted_collectives([50], settings) == {"all_gather": 2, "reduce_scatter": 128}
 
 
 def test_one_rank_sends_nothing():

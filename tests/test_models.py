@@ -15,6 +15,12 @@ def test_a_preset_is_as_large_as_its_name(preset):
     assert parameters == pytest.approx(float(preset[:-1]) * unit, rel=0.2)
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_tensors_that_the_planner_counts_are_the_models(preset):
+    with torch.device("meta"):
+        assert [p.numel() for p in build_model(preset).parameters()] == PRESETS[preset].tensor_sizes
+
+
 def test_one_seed_one_model_and_a_new_model_knows_nothing():
     first, second, other = build_model("tiny", 3), build_model("tiny", 3), build_model("tiny", 4)
     for one, two in zip(first.parameters(), second.parameters(), strict=True):
@@ -27,3 +33,5 @@ def test_one_seed_one_model_and_a_new_model_knows_nothing():
 def test_an_unknown_preset_is_refused():
     with pytest.raises(ConfigError, match="'900b'"):
         build_model("900b")
+    with pytest.raises(ConfigError, match="did you mean '300m'"):
+        build_model("30m")

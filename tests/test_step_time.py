@@ -6,7 +6,7 @@ import random
 import pytest
 
 from labsupport import memory, published
-from labsupport.collectives import COLLECTIVES, collective_seconds, communication_seconds, fit_rate, traffic
+from labsupport.collective_time import COLLECTIVES, collective_seconds, communication_seconds, fit_rate, traffic
 from labsupport.errors import ConfigError, LabError
 from labsupport.step_time import (
     GPT,

@@ -30,7 +30,7 @@ def agreement_summary():
         "| Of the planner | Runs or moments | Median error | Worst error |",
         "|---|---:|---:|---:|",
         f"| model states at three moments | {len(states)}, {exact} of them equal to the byte "
-        f"| {statistics.median(states):.2%} | {max(states):.1%} |",
+        f"| {statistics.median(states):.2%} | {max(states):.2%} |",
         f"| peak of a step | {len(peaks)}, {within} of them within {agreement.PEAK_TOLERANCE:.0%} "
         f"| {statistics.median(peaks):.1%} | {max(peaks):.1%} |",
         f"| bytes sent, as a multiple of DDP's | {len(sent)} | {statistics.median(sent):.2f} | {max(sent):.2f} |",
@@ -131,10 +131,14 @@ def _table(world_size):
         sent = [f"{value:.2f}" if world_size > 1 else "-" for value in compared["sent"]]
         lines.append(
             f"| {zero_stage(run['config'])} | {config_precision(run['config'])} | {run['model']} | {run['note']} "
-            f"| {rest / MIB:.2f} | {rest_error:+.1%} | {peak / MIB:.2f} | {peak_error:+.1%}{miss} "
+            f"| {rest / MIB:.2f} | {_percent(rest_error)} | {peak / MIB:.2f} | {_percent(peak_error)}{miss} "
             f"| {'none' if estimate is None else f'{estimate:+.0%}'} | {sent[1]} | {sent[0]} |"
         )
     return "\n".join(lines)
+
+
+def _percent(error):
+    return "0.0%" if abs(error) < 5e-4 else f"{error:+.1%}"
 
 
 def _estimate_error(row):

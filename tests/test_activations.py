@@ -1,0 +1,69 @@
+"""The count of activations, against what PyTorch's profiler sees of transformers' own models."""
+
+import pytest
+import torch
+
+from labsupport import ledger
+from labsupport.activations import activation_bytes
+from labsupport.models import Preset, build_model
+
+SAMPLES, TOKENS = 2, 512
+SHAPES = {
+    "gpt2": Preset("gpt2", 2, 64, 2, TOKENS, 256, 8),
+    "gpt2 with many words": Preset("gpt2", 2, 64, 2, TOKENS, 256, 640),
+    "llama": Preset("llama", 3, 64, 2, TOKENS, 176, 8),
+}
+
+
+def profiled(shape, dtype, attention, checkpointing):
+    """(bytes after forward, most in forward, most in backward), of everything but weights and their gradients."""
+    model = build_model(shape).to(dtype)
+    model.set_attn_implementation(attention)
+    if checkpointing:
+        model.activation_checkpointing_enable()
+    model.train()
+    tokens = torch.zeros(SAMPLES, TOKENS, dtype=torch.int64)
+
+    def step():
+        ledger._mark("forward")
+        loss = model(input_ids=tokens.clone(), labels=tokens.clone()).loss
+        ledger._mark("backward")
+        loss.backward()
+        ledger._mark("step")
+        model.zero_grad()
+
+    with ledger._silent_stderr(), ledger._profiler() as profile:
+        step()
+        ledger._mark("begin")
+        step()
+    moments = ledger._timeline(profile, {}, "cpu")
+    held = {phase: [sum(roles.values()) for name, roles in moments if name == phase] for phase in ledger.PHASES}
+    return held["forward"][-1], max(held["forward"]), max(held["backward"])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_count_is_what_the_profiler_sees(shape, dtype, checkpointing):
+    shape, e = SHAPES[shape], torch.finfo(dtype).bits // 8
+    kept, forward, backward = profiled(shape, dtype, "sdpa", checkpointing)
+    counted = activation_bytes(shape, SAMPLES, TOKENS, e, "sdpa", checkpointing)
+    assert counted.kept == pytest.approx(kept, rel=0.08 if checkpointing else 0.01)
+    # Weights' gradients are in the measured peak; here they are small beside the activations.
+    assert max(counted.forward, counted.loss, counted.backward) == pytest.approx(max(forward, backward), rel=0.05)
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "llama"])
+def test_eager_attention_keeps_the_score_matrix(shape):
+    shape = SHAPES[shape]
+    kept, _, _ = profiled(shape, torch.bfloat16, "eager", False)
+    eager, fused = (activation_bytes(shape, SAMPLES, TOKENS, 2, attention).kept for attention in ("eager", "sdpa"))
+    assert eager == pytest.approx(kept, rel=0.01)
+    scores = SAMPLES * shape.attention_heads * TOKENS**2 * shape.layers
+    assert eager - fused == pytest.approx(scores * (6 if shape.architecture == "llama" else 2), rel=0.02)
+
+
+def test_activations_grow_with_tokens_and_not_with_the_ranks():
+    shape = SHAPES["gpt2"]
+    one, two = (activation_bytes(shape, samples, TOKENS, 2).kept for samples in (1, 2))
+    assert two == pytest.approx(2 * one, rel=0.001)

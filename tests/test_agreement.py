@@ -1,0 +1,65 @@
+"""Predicted beside measured, on live ranks: a part of what `make measure` records, and the record itself."""
+
+import pytest
+
+from labsupport import agreement
+from labsupport.agreement import cell, cells, compare
+from labsupport.results import read_record
+
+# One of every kind that two ranks can run quickly; the recorded runs cover the rest.
+LIVE = {
+    "stage 0, fp32": cell(0, "fp32"),
+    "stage 1": cell(1),
+    "stage 2, two micro-batches": cell(2, accumulation=2),
+    "stage 2, optimizer on the CPU": cell(2, offload_optimizer="cpu"),
+    "stage 3": cell(3),
+    "stage 3, bf16 states": cell(3, more=agreement.LOW_PRECISION),
+    "stage 3, released after use": cell(3, more=agreement.RELEASE),
+    "stage 1, fp32 accumulation": cell(1, grad_accum_dtype="fp32"),
+}
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_the_planner_agrees_with_live_ranks(two_ranks, name):
+    run = LIVE[name]
+    for measured in two_ranks.run(agreement.measure, run)[:1]:
+        compared = compare(run, measured)
+        for moment, (predicted, seen, error) in compared["states"].items():
+            assert abs(error) <= 1e-4, (moment, predicted, seen)
+        assert abs(compared["peak"][2]) <= agreement.PEAK_TOLERANCE, compared
+        assert compared["sent"][0] == pytest.approx(compared["sent"][1], abs=0.02)
+
+
+def test_a_fault_in_the_planner_is_seen(two_ranks, monkeypatch):
+    """Forget the master weights, and the comparison is no longer within its tolerance."""
+    measured = two_ranks.run(agreement.measure, LIVE["stage 1"])[0]
+    monkeypatch.setattr("labsupport.model_states.master_bytes", lambda shares, settings: 0)
+    *_, error = compare(LIVE["stage 1"], measured)["states"]["at rest"]
+    assert abs(error) > agreement.STATE_TOLERANCE
+
+
+def test_the_set_covers_what_it_promises_in_at_most_80_runs():
+    runs = cells()
+    assert len(runs) <= 80 and len({repr(run) for run in runs}) == len(runs)
+    assert {run["world_size"] for run in runs} == {1, 2, 4}
+    assert len({run["model"] for run in runs}) >= 3
+    zero = [run["config"]["zero_optimization"] for run in runs]
+    assert {block["stage"] for block in zero} == {0, 1, 2, 3}
+    devices = {block.get(key, {}).get("device") for block in zero for key in ("offload_optimizer", "offload_param")}
+    assert devices == {None, "cpu", "nvme"}
+    assert not any("fp16" in run["config"] for run in runs), "most processors refuse fp16"
+    assert any("fp16" in run["config"] for run in cells("cuda"))
+
+
+def test_the_record_holds_every_run_and_the_planner_still_agrees_with_it():
+    recorded = {repr(sorted(run["cell"].items())): run for run in read_record("agreement")["measured"]["runs"]}
+    assert len(recorded) == len(cells())
+    peaks = []
+    for run in cells():
+        measured = recorded[repr(sorted(run.items()))]["measured"]
+        compared = compare(run, measured)
+        assert all(abs(error) <= agreement.STATE_TOLERANCE for *_, error in compared["states"].values()), run
+        peaks.append(abs(compared["peak"][2]) <= agreement.PEAK_TOLERANCE)
+        if run["world_size"] > 1:
+            assert compared["sent"][0] == pytest.approx(compared["sent"][1], rel=0.02), run
+    assert sum(peaks) >= 0.9 * len(peaks)
