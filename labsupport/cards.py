@@ -5,10 +5,9 @@
 These are peaks that vendors print, never what a program gets. Two habits of data sheets are undone here: rates
 "with sparsity" are halved to the dense rate, and a link's "bidirectional" rate is halved to one direction.
 `source` names the vendor's document; each number was looked up again in a public table that quotes it:
-
-rates, HBM and NVLink  github.com/stas00/ml-engineering, compute/accelerator and network (A100 to MI300X, L40S);
-                       github.com/Lightning-AI/pytorch-lightning, fabric/utilities/throughput.py (T4, V100, A10)
-memory                 the total that nvidia-smi or rocm-smi prints on such a card, in public logs
+rates, memory bandwidth and NVLink in github.com/stas00/ml-engineering, compute/accelerator and network (A100 to
+MI300X, L40S), and github.com/Lightning-AI/pytorch-lightning, fabric/utilities/throughput.py (T4, V100, A10); memory
+as the total that nvidia-smi or rocm-smi prints on such a card, in public logs.
 """
 
 import difflib

@@ -13,6 +13,7 @@ from labsupport.errors import ConfigError, LabError
 
 ELEMENT_BYTES = 2  # a 16-bit parameter or gradient
 BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's own reduce_bucket_size and allgather_bucket_size
+MAX_LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's own stage3_max_live_parameters
 GATHERS_PER_LAYER = 4  # a GPT block's weight matrices; 0.19.8 gathered them one by one when its step was profiled
 _ROUNDS = {"all_reduce": 2, "reduce_scatter": 1, "all_gather": 1}  # how often a ring is gone round
 COLLECTIVES = tuple(_ROUNDS)
@@ -69,18 +70,22 @@ def traffic(
 ):  # fmt: skip
     """Return the list of Traffic of one step; model: anything with `parameters` and `layers`.
 
-    deepspeed_default: what DeepSpeed 0.19.8 sends at stages 1 and 2 unless it is told otherwise: it all-reduces
-    gradients where the ZeRO paper (section 7) reduce-scatters them. Stage 1 reduces once a step, stage 2 in every
-    micro-batch; stage 3 gathers the parameters for forward and for backward in every micro-batch, matrix by
-    matrix.
+    deepspeed_default: what DeepSpeed 0.19.8 sends unless it is told otherwise. At stages 1 and 2 it all-reduces
+    gradients where the ZeRO paper (section 7) reduce-scatters them; at stage 3 it gathers a second time, for the
+    backward pass, only what goes beyond stage3_max_live_parameters, where the paper gathers all again. Stage 1
+    reduces once a step, stages 2 and 3 in every micro-batch; stage 3 gathers matrix by matrix.
     """
     if stage not in (0, 1, 2, 3) or isinstance(stage, bool):
         raise ConfigError(f"ZeRO stage is {stage!r}: choose 0, 1, 2 or 3.")
     whole, steps = model.parameters * element_bytes, gradient_accumulation_steps
     buckets = math.ceil(model.parameters / bucket_elements)
     if stage == 3:
-        gathers = Traffic("all_gather", whole, 2 * steps, GATHERS_PER_LAYER * model.layers)
-        return [gathers, Traffic("reduce_scatter", whole, steps, buckets)]
+        again = max(0.0, 1 - MAX_LIVE_PARAMETERS / model.parameters) if deepspeed_default else 1.0
+        matrices = GATHERS_PER_LAYER * model.layers
+        gathers = [
+            Traffic("all_gather", whole * part, steps, math.ceil(matrices * part)) for part in (1.0, again) if part
+        ]
+        return [*gathers, Traffic("reduce_scatter", whole, steps, buckets)]
     reduction = "all_reduce" if stage == 0 or deepspeed_default else "reduce_scatter"
     sent = [Traffic(reduction, whole, steps if stage == 2 else 1, buckets)]
     return sent if stage == 0 else [*sent, Traffic("all_gather", whole, 1, buckets)]

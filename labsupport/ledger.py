@@ -75,12 +75,12 @@ class Step(NamedTuple):
     timeline: list
     device: str  # whose memory: "cpu" or "cuda"
 
-    def thinned(self, moments=120):
-        """Return the timeline with about so many moments, the largest of each stretch of a phase, for a figure."""
-        length = max(1, len(self.timeline) // moments)
+    def thinned(self, moments=40):
+        """Return the timeline with at most so many moments a phase, the largest of each stretch, for a figure."""
         kept = []
         for _, stretch in itertools.groupby(self.timeline, key=lambda moment: moment[0]):
             stretch = list(stretch)
+            length = -(-len(stretch) // moments)
             pieces = (stretch[start : start + length] for start in range(0, len(stretch), length))
             kept += [max(piece, key=lambda moment: sum(moment[1].values())) for piece in pieces]
         return kept

@@ -119,6 +119,11 @@ def plan(
     if shape is not None:
         tokens = shape.longest_sequence if sequence_length is None else sequence_length
         require_positive_integer("sequence_length", tokens)
+        if tokens > shape.longest_sequence:
+            raise ConfigError(
+                f"sequence_length is {tokens}: this model reads at most {shape.longest_sequence} tokens; give fewer, "
+                "or a Preset with a longer longest_sequence."
+            )
         activations = activation_bytes(
             shape, settings.micro_batch_size, tokens, settings.parameter_bytes, attention, activation_checkpointing
         )

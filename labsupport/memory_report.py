@@ -125,6 +125,8 @@ def _model(options):
         if value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}: give a whole number of at least 1.")
     layers, hidden, heads, vocabulary = shape
+    if hidden % heads:
+        raise ConfigError(f"--hidden-size {hidden} does not divide by --heads {heads}: give a multiple.")
     return Preset("gpt2", layers, hidden, heads, options.sequence_length or 1024, 4 * hidden, vocabulary)
 
 

@@ -5,6 +5,7 @@ one copy of the library for the whole book.
 """
 
 import html
+import itertools
 import json
 
 import plotly.graph_objects as go
@@ -74,15 +75,17 @@ def bytes_by_role(held, title, alt):
     return LabFigure(figure, alt)
 
 
-def predicted_and_measured(predicted, measured, title, alt, y_title="MiB per rank", scale=2**20):
+def predicted_and_measured(
+    predicted, measured, title, alt, y_title="MiB per rank", scale=2**20, predicted_name="predicted"
+):
     """Return paired bars. predicted, measured: {label: number}, the same labels; shown divided by `scale`."""
     figure = empty_figure(title, "", y_title)
     labels = list(measured)
     for name, numbers, colour in (
-        ("predicted", predicted, PREDICTED_COLOUR),
+        (predicted_name, predicted, PREDICTED_COLOUR),
         ("measured", measured, MEASURED_COLOUR),
     ):
-        pattern = {"shape": "/"} if name == "predicted" else {}
+        pattern = {"shape": "/"} if name == predicted_name else {}
         heights = [numbers[label] / scale for label in labels]
         figure.add_bar(x=labels, y=heights, name=name, marker={"color": colour, "pattern": pattern})
     figure.update_layout(barmode="group")
@@ -101,17 +104,16 @@ def roles_side_by_side(predicted, measured, title, alt):
                 x=[list(held), [name] * len(held)],
                 y=[parts.get(role, 0) / 2**20 for parts in held.values()],
                 name=role,
-                legendgroup=name,
-                legendgrouptitle={"text": name},
+                showlegend=name == "measured",  # the hatched bars have the same roles in the same order
                 marker={"color": colours[role], "pattern": {"shape": "/"} if name == "predicted" else {}},
                 hovertemplate=f"{name}, {role}: %{{y:.2f}} MiB<extra></extra>",
             )
-    figure.update_layout(barmode="relative", height=460)
+    figure.update_layout(barmode="relative", height=500)
     return LabFigure(figure, alt)
 
 
 def live_bytes(steps, title, alt):
-    """Return the live bytes through one step as stacked areas, a panel a run.
+    """Return the live bytes through one step as stacked areas, a panel a run, every phase equally wide.
 
     steps: {label: timeline}, a timeline being [(phase, {role: bytes})] as labsupport.ledger's Step has it.
     """
@@ -120,9 +122,10 @@ def live_bytes(steps, title, alt):
     )
     roles = _present(held for timeline in steps.values() for _, held in timeline)
     for row, timeline in enumerate(steps.values(), 1):
+        places, starts = _places_in_phases([phase for phase, _ in timeline])
         for role in roles:
             figure.add_scatter(
-                x=list(range(len(timeline))),
+                x=places,
                 y=[held.get(role, 0) / 2**20 for _, held in timeline],
                 name=role,
                 legendgroup=role,
@@ -135,20 +138,23 @@ def live_bytes(steps, title, alt):
                 row=row,
                 col=1,
             )
-        phases = [phase for phase, _ in timeline]
-        for start in (n for n, phase in enumerate(phases) if n == 0 or phases[n - 1] != phase):
+        for start in range(1, len(starts)):
             figure.add_vline(start, line={"width": 1, "dash": "dot", "color": "#777777"}, row=row, col=1)
-        figure.update_xaxes(
-            tickvals=[
-                (phases.index(phase) + len(phases) - phases[::-1].index(phase)) / 2 for phase in dict.fromkeys(phases)
-            ],
-            ticktext=list(dict.fromkeys(phases)),
-            row=row,
-            col=1,
-        )
+        ticks = [start + 0.5 for start in range(len(starts))]
+        figure.update_xaxes(tickvals=ticks, ticktext=starts, range=[0, len(starts)], showgrid=False, row=row, col=1)
     dressed(figure, title, "", "MiB")
     figure.update_layout(height=190 * len(steps) + 120)
     return LabFigure(figure, alt)
+
+
+def _places_in_phases(phases):
+    """(a place for each moment, the phases in order): the nth phase stretches from n to n + 1."""
+    places, starts = [], []
+    for phase, stretch in itertools.groupby(phases):
+        count = len(list(stretch))
+        places += [len(starts) + number / count for number in range(count)]
+        starts.append(phase)
+    return places, starts
 
 
 def measured_bars(numbers, title, alt, y_title):

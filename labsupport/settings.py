@@ -92,6 +92,7 @@ def read_settings(config, world_size=None):
     )
     low = any(half.get(key) for key in ("bf16_master_weights_and_grads", "fp16_master_weights_and_grads"))
     of_optimizer, of_parameters = offload_devices(config)
+    _check_low_precision(stage, low, bool(half.get("bf16_optimizer_states")), of_optimizer)
     values = {
         "stage": stage,
         "world_size": world_size,
@@ -140,6 +141,19 @@ def _half_block(config):
     return {"fp16": config.get("fp16", {}), "bf16": config.get("bf16", config.get("bfloat16", {}))}.get(
         config_precision(config), {}
     )
+
+
+def _check_low_precision(stage, masters, states, offload_optimizer):
+    """DeepSpeed's own rules: runtime/config.py and base_optimizer.py, _configure_master_weights."""
+    if (masters or states) and stage == 0:
+        raise ConfigError("Low-precision master weights need stage 1, 2 or 3, and the stage is 0: choose one of those.")
+    if states and not masters:
+        raise ConfigError("bf16_optimizer_states is on alone: turn bf16_master_weights_and_grads on as well.")
+    if masters and not states and offload_optimizer != "cpu":
+        raise ConfigError(
+            "16-bit master weights with fp32 optimizer states need the optimizer on the CPU, and offload_optimizer is "
+            f"{offload_optimizer!r}: use device 'cpu', or bf16_optimizer_states."
+        )
 
 
 def _require_elements(name, value, at_least):

@@ -203,13 +203,13 @@ def fits(model, stage, cluster, world_size):
 def stage3_break_even_tokens(model, cluster, world_size, sequence_length=2048, recompute=True):
     """Return the tokens of a micro-batch on one GPU below which stage 3's messages take longer than its compute.
 
-    Closed form: the seconds of one micro-batch's messages over the seconds of one token. For many ranks, short
-    sequences and no latency it comes to F / B without recomputation and 3 F / 4 B with it, F being the FLOP/s that
-    a GPU gets and B the bytes/s of the ring: the size of the model cancels.
+    Closed form, with the paper's two gathers: the seconds of one micro-batch's messages over those of one token.
+    For many ranks, short sequences and no latency it comes to F / B without recomputation and 3 F / 4 B with it, F
+    being the FLOP/s that a GPU gets and B the bytes/s of the ring: the size of the model cancels.
     """
     _require(world_size=world_size, sequence_length=sequence_length)
     rates = dict.fromkeys(COLLECTIVES, ring_rate(cluster, world_size))
-    messages = communication_seconds(traffic(model, 3), world_size, rates)
+    messages = communication_seconds(traffic(model, 3, deepspeed_default=False), world_size, rates)
     return messages / compute_seconds(model, 1, cluster, sequence_length, recompute)
 
 

@@ -7,9 +7,13 @@ from labsupport.plots import (
     MEASURED_COLOUR,
     MEASURED_COLOURS,
     PREDICTED_COLOUR,
+    PREDICTED_ROLE_COLOURS,
+    ROLE_COLOURS,
     bytes_by_role,
+    live_bytes,
     loss_curves,
     predicted_and_measured,
+    roles_side_by_side,
 )
 
 
@@ -39,3 +43,26 @@ def test_the_page_form_carries_the_data_and_the_words():
     assert "&lt;/figure&gt;" in page and page.count("</figure>") == 1
     assert alt in bundle["text/plain"]
     assert "application/vnd.plotly.v1+json" in bundle
+
+
+def test_stacked_predictions_are_hatched_and_share_no_colour_with_measurements():
+    held = {"stage 0": {"parameters": 2**20, "activations": 2**21, "gradients": 0}}
+    bars = roles_side_by_side(held, held, "title", "alt").figure.data
+    predicted, measured = ([bar for bar in bars if bar.x[1][0] == name] for name in ("predicted", "measured"))
+    assert sum(sum(bar.y) for bar in predicted) == sum(sum(bar.y) for bar in measured) == 3
+    assert [bar.name for bar in predicted] == [bar.name for bar in measured] == ["parameters", "activations"]
+    assert all(bar.marker.pattern.shape for bar in predicted) and not any(bar.marker.pattern.shape for bar in measured)
+    assert not {*PREDICTED_ROLE_COLOURS.values(), PREDICTED_COLOUR} & {*ROLE_COLOURS.values(), *MEASURED_COLOURS}
+
+
+def test_a_timeline_keeps_every_moment_in_its_phase():
+    line = [
+        ("forward", {"activations": 2**20}),
+        ("forward", {"activations": 2**21}),
+        ("backward", {"activations": 2**20}),
+    ]
+    figure = live_bytes({"stage 0": line, "stage 3": line[:2]}, "title", "alt").figure
+    first, second = figure.data
+    assert list(first.x) == [0, 0.5, 1] and list(first.y) == [1, 2, 1]
+    assert list(figure.layout.xaxis.ticktext) == ["forward", "backward"]
+    assert list(second.y) == [1, 2] and second.showlegend is False

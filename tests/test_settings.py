@@ -93,6 +93,12 @@ def test_precision_offload_and_low_precision_states_are_read():
         ({"optimizer": {"type": "Shampoo"}}, "does not know the optimizer 'Shampoo'"),
         ({"zero_optimization": {"stage": 2, "reduce_bucket_size": -1}}, "reduce_bucket_size is -1"),
         ({"zero_optimization": {"stage": 3, "stage3_max_live_parameters": "many"}}, "max_live_parameters is 'many'"),
+        ({"bf16": {"enabled": True, "bf16_optimizer_states": True}, "zero_optimization": {"stage": 2}}, "on alone"),
+        ({"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}}, "stage is 0"),
+        (
+            {"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}, "zero_optimization": {"stage": 2}},
+            "need the optimizer on the CPU",
+        ),
         ({"train_batch_size": 3, "train_micro_batch_size_per_gpu": None}, "too small for 8 ranks|is not"),
     ],
 )

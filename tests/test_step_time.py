@@ -8,6 +8,8 @@ import pytest
 from labsupport import memory, published
 from labsupport.collective_time import COLLECTIVES, collective_seconds, communication_seconds, fit_rate, traffic
 from labsupport.errors import ConfigError, LabError
+from labsupport.memory import plan
+from labsupport.models import PRESETS
 from labsupport.step_time import (
     GPT,
     StepTime,
@@ -80,6 +82,16 @@ def test_deepspeeds_default_sends_half_as_much_again_at_stages_1_and_2():
         assert default == pytest.approx(1.5 * paper)
 
 
+def test_by_default_stage_3_gathers_again_only_what_is_beyond_the_live_parameters():
+    """The planner's count of messages, made from every tensor, says the same of the volume."""
+    rates = dict.fromkeys(COLLECTIVES, (0.0, 1.0))
+    for preset in ("300m", "1.3b", "7b"):
+        model = Transformer(PRESETS[preset].parameters, PRESETS[preset].layers, PRESETS[preset].hidden_size)
+        modelled = communication_seconds(traffic(model, 3), 64, rates)
+        planned = plan(preset, stage=3, world_size=64)
+        assert modelled == pytest.approx(planned.sent_bytes, rel=0.01), preset
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_one_rank_sends_nothing(stage):
     assert step_time(MODEL, stage, H100, 1, 2048).communication_seconds == 0
@@ -127,7 +139,7 @@ def test_more_gpus_send_longer_and_more_tokens_compute_longer(stage):
 
 def test_the_break_even_is_where_messages_and_compute_are_equal():
     tokens = stage3_break_even_tokens(MODEL, H100, 64)
-    step = step_time(MODEL, 3, H100, 64, tokens)
+    step = step_time(MODEL, 3, H100, 64, tokens, deepspeed_default=False)
     assert step.communication_seconds == pytest.approx(step.compute_seconds)
 
 
