@@ -172,10 +172,8 @@ def largest_model(card_name, model=None, **arguments):
 def smallest_world_size(card_name, model, config=None, **arguments):
     """Return the Plan with the fewest ranks that fits on such cards, or None where 65,536 do not suffice.
 
-    The micro-batch stays as it is, so a train_batch_size in `config` is left out of account.
+    The micro-batch stays as it is: give `config` train_micro_batch_size_per_gpu and no train_batch_size.
     """
-    if config is not None:
-        config = {key: value for key, value in config.items() if key != "train_batch_size"}
 
     def too_small(world_size):
         return not fits(plan(model, config, world_size=world_size, **arguments), card_name)
@@ -299,17 +297,18 @@ def _phases(shares, s, activations, fused, gloo):
     kept_bucket = bucket if s.stage == 1 and s.accumulation_steps > 1 else 0
     gathered = max(0, held.gathered_bytes(shares, s) - held.persistent_bytes(shares, s))
     # Stages 0 and 1 collect every gradient before they reduce; stage 2 adds the new ones to those of the window.
-    collected = shares.whole * s.parameter_bytes if s.stage in (0, 1) else window + arrived if s.stage == 2 else 0
-    collected = max(window, collected)
+    collected = window + arrived if s.stage == 2 else max(window, held.collected_gradient_bytes(shares, s))
     reducing = bucket + held.reduction_bytes(shares, s)
     prefetched = held.prefetch_bytes(shares, s)
+    # Stage 3 lets go even of the small parameters while their shards change, and gathers them again afterwards.
+    copied, let_go = held.step_gradient_bytes(shares, s), -held.persistent_bytes(shares, s)
     return [
         ("forward", _roles(window, kept_bucket, gathered + prefetched, activations.forward)),
         ("backward", _roles(window, kept_bucket, gathered, activations.loss)),
         ("backward", _roles(window, bucket, gathered, activations.backward)),
         ("backward", _roles(collected, bucket, activations=activations.backward_end)),
         ("backward", _roles(collected + (arrived if s.stage == 1 else 0), reducing)),
-        ("step", _roles(held.step_gradient_bytes(shares, s), other=held.optimizer_working_bytes(shares, s, fused))),
+        ("step", _roles(copied, 0, let_go, other=held.optimizer_working_bytes(shares, s, fused))),
         ("step", _roles(buckets=held.gloo_workspace_bytes(shares, s) if gloo else 0)),
     ]
 

@@ -47,26 +47,25 @@ def parse(arguments=None):
     parser = OneSentenceParser(
         prog="python -m labsupport.memory",
         description="Predict what each rank holds when DeepSpeed trains a model.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("--model", help=f"a preset: {', '.join(PRESETS)}")
     add("--parameters", type=number, help="how many, for example 7.5e9: model states and buffers, no activations")
     for name in SHAPE:
         add(f"--{name.replace('_', '-')}", type=whole, help="a GPT-2 of this shape; needs all four")
-    add("--sequence-length", type=whole, help="tokens in a sample")
+    add("--sequence-length", type=whole, help="tokens in a sample (default: as many as the model reads)")
     add("--config", metavar="FILE", help="a ds_config.json, in place of the choices below")
-    add("--stage", type=whole, help="ZeRO stage, 0 to 3")
-    add("--precision", help="fp32, fp16 or bf16")
+    add("--stage", type=whole, help="ZeRO stage, 0 to 3 (default 0)")
+    add("--precision", help="fp32, fp16 or bf16 (default bf16)")
     add("--grad-accum-dtype", help="fp32 adds up 16-bit gradients in fp32")
     add("--offload-optimizer", metavar="DEVICE", help="none, cpu or nvme")
     add("--offload-param", metavar="DEVICE", help="none, cpu or nvme")
-    add("--micro-batch-size", type=whole, help="samples per rank per forward pass")
-    add("--gradient-accumulation-steps", type=whole, help="micro-batches per optimizer step")
-    add("--reduce-bucket-size", type=number, help="elements; DeepSpeed's default is 5e8")
+    add("--micro-batch-size", type=whole, help="samples per rank per forward pass (default 1)")
+    add("--gradient-accumulation-steps", type=whole, help="micro-batches per optimizer step (default 1)")
+    add("--reduce-bucket-size", type=number, help="elements (default: DeepSpeed's, 5e8)")
     add("--activation-checkpointing", action="store_true", help="recompute every layer in the backward pass")
-    add("--attention", default="sdpa", help="sdpa or eager")
-    add("--world-size", type=whole, default=1, help="ranks")
+    add("--attention", default="sdpa", help="sdpa or eager (default sdpa)")
+    add("--world-size", type=whole, default=1, help="ranks (default 1)")
     add("--gpu", metavar="CARD", help="say whether it fits there, what else would, and on how many")
     add("--json", action="store_true", help="print JSON")
     return parser.parse_args(arguments)
@@ -192,6 +191,10 @@ def _verdict(planned, card_name, model, arguments):
     verdict = "Fits" if fits(planned, card_name) else "Does not fit"
     spare = f"leaving {gigabytes(ALLOWANCE_BYTES)} GB to CUDA and NCCL"
     lines = [f"{verdict}: {gigabytes(chosen.memory_bytes)} GB on each {chosen.name}, {spare}."]
+    if "config" in arguments:  # the batch of a step must not keep the number of ranks from changing
+        kept = {key: value for key, value in arguments["config"].items() if key != "train_batch_size"}
+        micro_batch = {"train_micro_batch_size_per_gpu": s.micro_batch_size}
+        arguments = arguments | {"config": kept | micro_batch | {"gradient_accumulation_steps": s.accumulation_steps}}
     family = None if isinstance(model, int | float) else model
     largest = largest_model(card_name, family, world_size=s.world_size, **arguments)
     what = "model of this shape, with more or fewer layers" if family else "model by its states and buffers alone"

@@ -22,7 +22,7 @@ class Shares(NamedTuple):
     cut: int  # the tensors that lie in that part at least in part, each counted whole
     largest: int  # the largest tensor
     persistent: int = 0  # at stage 3: the tensors that every rank keeps whole, because they are small
-    tensors: int = 1
+    tensors: int = 1  # how many the model has, at stage 0
     window: int = 0  # at stage 3: the tensors gathered at one time when everything is released after use
 
 
@@ -122,11 +122,12 @@ def resting_gradient_bytes(shares, s):
 
 
 def accumulated_on_cpu_bytes(shares, s):
-    """Return the 16-bit gradients that stages 1 and 2 keep on the CPU to add up the micro-batches of a step.
+    """Return the 16-bit gradients that stage 2 keeps on the CPU to add up the micro-batches of a step.
 
-    They are made in the first step and stay (stage_1_and_2.py, async_accumulate_grad_in_cpu_via_gpu).
+    They are made in the first step and stay (stage_1_and_2.py, async_accumulate_grad_in_cpu_via_gpu). Stage 1
+    adds up on the device.
     """
-    if s.stage not in (1, 2) or s.offload_optimizer != "cpu" or s.accumulation_steps == 1 or accumulates_apart(s):
+    if s.stage != 2 or s.offload_optimizer != "cpu" or s.accumulation_steps == 1 or accumulates_apart(s):
         return 0
     return shares.cut * s.parameter_bytes
 
@@ -145,14 +146,29 @@ def backward_gradient_bytes(shares, s):
     """Return the gradients that are held after the last backward pass, on top of the resting ones.
 
     Stage 0 and BF16_Optimizer: all. Stages 1 and 2: the tensors of this rank's part, each whole, and in fp32
-    exactly the part (stage_1_and_2.py, copy_grads_in_partition, _build_compact_grad_partition_buffer). Stage
-    3 and offloaded optimizers put them where they already have room.
+    exactly the part (stage_1_and_2.py, copy_grads_in_partition, _build_compact_grad_partition_buffer), the
+    latter also where the optimizer is on the CPU. Stage 3 and other offloaded optimizers put them where they
+    already have room.
     """
     if s.stage == 0 or through_bf16_optimizer(s):
         return shares.whole * s.parameter_bytes
-    if s.stage == 3 or s.offload_optimizer == "cpu":
+    if s.stage == 3:
         return 0
-    return shares.share * FP32 if accumulates_apart(s) else shares.cut * s.parameter_bytes
+    if accumulates_apart(s):
+        # At stage 1 the gradients that went through the bucket keep it alive until the next forward pass.
+        return shares.share * FP32 + (bucket_bytes(shares, s) if s.stage == 1 else 0)
+    return 0 if s.offload_optimizer == "cpu" else shares.cut * s.parameter_bytes
+
+
+def collected_gradient_bytes(shares, s):
+    """Return the gradients of the whole model, which stages 0 and 1 have when a backward pass ends.
+
+    BF16_Optimizer adds them to its fp32 ones; ZeRO-1 itself adds up in the accumulation's own dtype.
+    """
+    if s.stage > 1:
+        return 0
+    apart = s.stage == 1 and not through_bf16_optimizer(s)
+    return shares.whole * (max(s.accumulation_bytes, s.parameter_bytes) if apart else s.parameter_bytes)
 
 
 def window_gradient_bytes(shares, s):
@@ -163,7 +179,7 @@ def window_gradient_bytes(shares, s):
     if s.accumulation_steps == 1:
         return 0
     if s.stage == 1 and not through_bf16_optimizer(s):
-        return shares.whole * max(s.accumulation_bytes, s.parameter_bytes)
+        return collected_gradient_bytes(shares, s)
     return backward_gradient_bytes(shares, s)
 
 

@@ -123,10 +123,11 @@ def live_bytes(steps, title, alt):
     roles = _present(held for timeline in steps.values() for _, held in timeline)
     for row, timeline in enumerate(steps.values(), 1):
         places, starts = _places_in_phases([phase for phase, _ in timeline])
+        held_at = [held for _, held in timeline] + [timeline[-1][1]]  # the last moment too lasts until the end
         for role in roles:
             figure.add_scatter(
-                x=places,
-                y=[held.get(role, 0) / 2**20 for _, held in timeline],
+                x=[*places, len(starts)],
+                y=[held.get(role, 0) / 2**20 for held in held_at],
                 name=role,
                 legendgroup=role,
                 showlegend=row == 1,

@@ -57,7 +57,10 @@ def test_a_nodes_network_is_its_adapters_together():
         link("infiniband")
 
 
-@pytest.mark.parametrize("module", ["cards", "collectives", "step_time", "published"])
+@pytest.mark.parametrize(
+    "module",
+    ["cards", "collective_time", "step_time", "published", "memory", "memory_report", "communication", "settings"],
+)
 def test_no_torch_is_imported(module):
     code = f"import labsupport.{module}, sys; sys.exit(any(name in sys.modules for name in ('torch', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

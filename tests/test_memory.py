@@ -246,6 +246,15 @@ def test_the_command_line_reads_a_config_and_a_shape(capsys, tmp_path):
     assert printed["predicted_bytes"] == expected.moments and printed["settings"]["stage"] == 1
 
 
+def test_a_batch_of_the_whole_step_does_not_hinder_the_search_for_ranks(capsys, tmp_path):
+    path = tmp_path / "ds_config.json"
+    path.write_text(json.dumps({"train_batch_size": 64, "bf16": {"enabled": True}, "zero_optimization": {"stage": 3}}))
+    assert main(f"--model 1.3b --config {path} --world-size 64 --gpu T4 --activation-checkpointing".split()) == 0
+    config = {"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": True}, "zero_optimization": {"stage": 3}}
+    smallest = smallest_world_size("T4", "1.3b", config, activation_checkpointing=True)
+    assert f"fewest such cards for this one: {smallest.settings.world_size}." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [

@@ -63,6 +63,6 @@ def test_a_timeline_keeps_every_moment_in_its_phase():
     ]
     figure = live_bytes({"stage 0": line, "stage 3": line[:2]}, "title", "alt").figure
     first, second = figure.data
-    assert list(first.x) == [0, 0.5, 1] and list(first.y) == [1, 2, 1]
+    assert list(first.x) == [0, 0.5, 1, 2] and list(first.y) == [1, 2, 1, 1]
     assert list(figure.layout.xaxis.ticktext) == ["forward", "backward"]
-    assert list(second.y) == [1, 2] and second.showlegend is False
+    assert list(second.y) == [1, 2, 2] and second.showlegend is False

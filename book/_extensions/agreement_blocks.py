@@ -116,9 +116,8 @@ def _rows():
 
 def _table(world_size):
     lines = [
-        "| Stage | Precision | Model | What else | At rest, MiB | Planner | Peak, MiB | Planner | DeepSpeed's estimate "
-        "| Sent, times DDP | Planner |",
-        "|---:|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| Run | At rest, MiB | Planner's error | Peak, MiB | Planner's error | Estimator's error | Sent | Predicted |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in _rows():
         run, compared, _ = row
@@ -128,11 +127,11 @@ def _table(world_size):
         _, peak, peak_error = compared["peak"]
         estimate = _estimate_error(row)
         miss = " **miss**" if abs(peak_error) > agreement.PEAK_TOLERANCE else ""
-        sent = [f"{value:.2f}" if world_size > 1 else "-" for value in compared["sent"]]
+        predicted, sent = (f"{value:.2f}" if world_size > 1 else "-" for value in compared["sent"])
+        estimate = "-" if estimate is None else f"{estimate:+.0%}"
         lines.append(
-            f"| {zero_stage(run['config'])} | {config_precision(run['config'])} | {run['model']} | {run['note']} "
-            f"| {rest / MIB:.2f} | {_percent(rest_error)} | {peak / MIB:.2f} | {_percent(peak_error)}{miss} "
-            f"| {'none' if estimate is None else f'{estimate:+.0%}'} | {sent[1]} | {sent[0]} |"
+            f"| {_name(run, ranks=False)} | {rest / MIB:.2f} | {_percent(rest_error)} | {peak / MIB:.2f} "
+            f"| {_percent(peak_error)}{miss} | {estimate} | {sent} | {predicted} |"
         )
     return "\n".join(lines)
 
@@ -146,12 +145,15 @@ def _estimate_error(row):
     return measured["estimate"] / compared["peak"][1] - 1 if measured["estimate"] else None
 
 
-def _name(run):
-    what = f", {run['note']}" if run["note"] else ""
-    return (
-        f"stage {zero_stage(run['config'])}, {config_precision(run['config'])}, {run['world_size']} ranks, "
-        f"{run['model']}{what}"
-    )
+def _name(run, ranks=True):
+    parts = [
+        f"stage {zero_stage(run['config'])}",
+        config_precision(run["config"]),
+        f"{run['world_size']} ranks" if ranks else "",
+        run["model"],
+        run["note"],
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _provenance():
