@@ -116,8 +116,8 @@ def _rows():
 
 def _table(world_size):
     lines = [
-        "| Run | At rest, MiB | Planner's error | Peak, MiB | Planner's error | Estimator's error | Sent | Predicted |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| Run | At rest, MiB | Planner off by | Peak, MiB | Planner off by | Estimator off by | Sent and planned |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in _rows():
         run, compared, _ = row
@@ -131,7 +131,7 @@ def _table(world_size):
         estimate = "-" if estimate is None else f"{estimate:+.0%}"
         lines.append(
             f"| {_name(run, ranks=False)} | {rest / MIB:.2f} | {_percent(rest_error)} | {peak / MIB:.2f} "
-            f"| {_percent(peak_error)}{miss} | {estimate} | {sent} | {predicted} |"
+            f"| {_percent(peak_error)}{miss} | {estimate} | {sent}, {predicted} |"
         )
     return "\n".join(lines)
 
