@@ -284,5 +284,6 @@ def main(arguments=None):
 if __name__ == "__main__":
     # Run as a file, this module is called __main__: take the imported one, so that no class exists twice.
     from labsupport.deepspeed_trainer import main
+    from labsupport.engine import end_rank
 
-    sys.exit(main())
+    end_rank(main())

@@ -13,6 +13,7 @@ import os
 import platform
 import socket
 import sys
+import time
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -312,7 +313,20 @@ def _one_sentence(error):
     return TrainingError(f"deepspeed.initialize failed with {type(error).__name__}: {first_line}")
 
 
+def end_rank(status):
+    """End this process with that exit status, once its output is written and the process group is left.
+
+    Without the interpreter's own shutdown: a thread of gloo or DeepSpeed that still lets go of a tensor then
+    aborts the process now and then ("terminate called without an active exception"), and a finished run fails.
+    """
+    _leave_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 def _leave_process_group():
     if torch.distributed.is_initialized():
         with contextlib.suppress(Exception):  # the interpreter is going: nothing can be done about a lost peer
             torch.distributed.destroy_process_group()
+        time.sleep(0.2)  # lets the threads named in end_rank finish, where a reader's own script ends by itself
