@@ -6,8 +6,8 @@
 from labsupport.communication import times_ddp
 from labsupport.config import create_deepspeed_config, merge_configs
 from labsupport.memory import MOMENTS, plan
+from labsupport.model_states import MODEL_STATES
 
-MODEL_STATES = ("parameters", "gradients", "master weights", "optimizer states")
 RESTING = MOMENTS[:3]
 STATE_TOLERANCE, PEAK_TOLERANCE = 0.03, 0.10
 SEQUENCE_LENGTH, MICRO_BATCH_SIZE = 64, 2
@@ -116,8 +116,9 @@ def measure(run, nvme_path=None):
 
     from labsupport.communication import measured_collectives
     from labsupport.deepspeed_trainer import DeepSpeedTrainer
-    from labsupport.ledger import held_by_place, other_bytes, watch_step
+    from labsupport.ledger import held_by_place, other_bytes
     from labsupport.models import build_model, count_parameters
+    from labsupport.timeline import watch_step
 
     base = other_bytes()
     config = merge_configs(run["config"], _nvme_paths(run["config"], nvme_path))

@@ -8,6 +8,8 @@ import math
 from collections import Counter
 from typing import NamedTuple
 
+MODEL_STATES = ("parameters", "gradients", "master weights", "optimizer states")
+ROLES = (*MODEL_STATES, "communication buckets", "gathered parameters", "activations", "other")
 FP32 = 4
 # DeepSpeed writes NVMe files in pieces of this many bytes a rank, and its buffers alike: runtime/swap_tensor/utils.py.
 NVME_ALIGNMENT_BYTES = 1024

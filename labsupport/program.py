@@ -110,8 +110,9 @@ def train(options):
 
     from labsupport.corpus import endless_batches, text_loader
     from labsupport.deepspeed_trainer import DeepSpeedTrainer
-    from labsupport.ledger import held_bytes, largest_over_ranks, model_state_total, peak_step_bytes
+    from labsupport.ledger import held_bytes, largest_over_ranks, model_state_total
     from labsupport.models import build_model, count_parameters
+    from labsupport.timeline import peak_step_bytes
 
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     say = print if rank == 0 else (lambda *_, **__: None)

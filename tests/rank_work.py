@@ -224,7 +224,7 @@ def held_per_parameter(stage, precision):
 
 def two_watched_steps():
     """The peak's roles of two steps in a row, the gathering of live parameters included."""
-    from labsupport.ledger import watch_step
+    from labsupport.timeline import watch_step
 
     trainer = make_trainer(3)
     batch = next(iter(loader(2)))
@@ -237,15 +237,15 @@ def two_watched_steps():
 
 def counted_quickly_and_wholly():
     """held_bytes without and with the tensors of unknown purpose; the quick one may not walk over objects."""
-    from labsupport import ledger
+    from labsupport import claims, ledger
 
     trainer = make_trainer(2)
     trainer.train_step(next(iter(loader(2))))
-    walk, ledger._live_tensors = ledger._live_tensors, None
+    walk, claims.live_tensors = claims.live_tensors, None
     try:
         quick = ledger.held_bytes(trainer.engine, everything=False)
     finally:
-        ledger._live_tensors = walk
+        claims.live_tensors = walk
     whole = ledger.held_bytes(trainer.engine)
     trainer.engine.destroy()
     return quick, whole

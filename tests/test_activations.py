@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from labsupport import ledger
+from labsupport import timeline
 from labsupport.activations import activation_bytes
 from labsupport.models import Preset, build_model
 
@@ -25,19 +25,19 @@ def profiled(shape, dtype, attention, checkpointing):
     tokens = torch.zeros(SAMPLES, TOKENS, dtype=torch.int64)
 
     def step():
-        ledger._mark("forward")
+        timeline._mark("forward")
         loss = model(input_ids=tokens.clone(), labels=tokens.clone()).loss
-        ledger._mark("backward")
+        timeline._mark("backward")
         loss.backward()
-        ledger._mark("step")
+        timeline._mark("step")
         model.zero_grad()
 
-    with ledger._silent_stderr(), ledger._profiler() as profile:
+    with timeline._silent_stderr(), timeline._profiler() as profile:
         step()
-        ledger._mark("begin")
+        timeline._mark("begin")
         step()
-    moments = ledger._timeline(profile, {}, "cpu")
-    held = {phase: [sum(roles.values()) for name, roles in moments if name == phase] for phase in ledger.PHASES}
+    moments = timeline._timeline(profile, {}, "cpu")
+    held = {phase: [sum(roles.values()) for name, roles in moments if name == phase] for phase in timeline.PHASES}
     return held["forward"][-1], max(held["forward"]), max(held["backward"])
 
 
