@@ -110,8 +110,7 @@ def predicted_collectives(parameter_sizes, settings, *, checkpointed_layers=0, t
     Exact at stages 0 to 2, with all parameters in one group of the optimizer. At stage 3 exact where nothing
     or everything is released after use, else near it: see `_gathered_elements`. The blocks are found by
     their tensors' sizes, and recomputed as transformers does it, without re-entering autograd.
-    Raises ConfigError for sizes below 1, and for stage 0 with gradients added up in another dtype than the
-    precision, which DeepSpeed refuses.
+    Raises ConfigError for sizes below 1.
     """
     if not parameter_sizes or min(parameter_sizes) < 1:
         raise ConfigError("parameter_sizes must name at least one tensor, and each must have at least one element.")
@@ -133,11 +132,6 @@ def _stages_0_to_2(parameters, s):
     Stage 0: engine.py, allreduce_gradients. Stages 1 and 2: zero/stage_1_and_2.py, average_tensor, which
     all-reduces unless use_multi_rank_bucket_allreduce is off; utils.py, all_gather_dp_groups.
     """
-    if s.stage == 0 and s.accumulation_dtype != s.precision:
-        raise ConfigError(
-            f"DeepSpeed refuses stage 0 with {s.precision} and gradients added up in {s.accumulation_dtype}: choose "
-            "stage 1, or leave grad_accum_dtype out."
-        )
     # Equal shares of an even number of elements.
     whole = -(-parameters // (2 * s.world_size)) * 2 * s.world_size
     # Stage 1 in bf16 with fp32 gradients is another class, BF16_Optimizer, which all-reduces with the padding.
