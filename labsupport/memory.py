@@ -243,9 +243,12 @@ def require_count(name, value):
 def _moments(shares, s, activations, accelerator):
     """The four moments of MOMENTS, and the phase in which the peak is."""
     device, fused = DEVICES[accelerator], accelerator == "cuda" and not s.torch_adam
-    fresh, rest = (_resting(shares, s, device, stepped, fused) for stepped in (False, True))
+    fresh, rest = (resting_bytes(shares, s, device, stepped, fused) for stepped in (False, True))
     after_backward = {"gradients": held.backward_gradient_bytes(shares, s)}
-    phases = _phases(shares, s, activations, fused, gloo=device == "host")
+    phases = [
+        (phase, extra | {"activations": getattr(activations, moment) if moment else 0})
+        for phase, moment, extra in step_phases(shares, s, fused, gloo=device == "host")
+    ]
     phase, extra = max(phases, key=lambda item: sum(item[1].values()))
     return {
         "after initialisation": fresh,
@@ -255,8 +258,11 @@ def _moments(shares, s, activations, accelerator):
     }, phase
 
 
-def _resting(shares, s, device, stepped, fused):
-    """{place: {role: bytes}} between two steps, before or after the first one has been made."""
+def resting_bytes(shares, s, device, stepped, fused):
+    """Return {place: {role: bytes}} between two steps, before or after the first one has been made.
+
+    device: "GPU" or "host", where the model computes; fused: whether the optimizer is one fused kernel.
+    """
     pinned = "host" if device == "host" else "pinned host"
     states = {"none": device, "cpu": pinned, "nvme": "NVMe"}[s.offload_optimizer]
     parameters = device if s.offload_param == "none" else pinned
@@ -286,11 +292,13 @@ def _accumulated(shares, s, device):
     return pinned, {"gradients": held.accumulated_on_cpu_bytes(shares, s)}
 
 
-def _phases(shares, s, activations, fused, gloo):
-    """[(phase, {role: bytes on the device beside what rests})] of the moments at which a step can peak.
+def step_phases(shares, s, fused, gloo):
+    """Return [(phase, moment of the activations or None, {role: bytes})]: the moments at which a step can peak.
 
-    In order: the forward pass, the loss's backward pass, the last layer's, the first layer's, the sum of the
-    gradients over the ranks, the optimizer's arithmetic, the gathering of the updated parameters.
+    The bytes are those on the device beside what rests there; the activations are named as a field of
+    labsupport.activations.Activations and come on top. In order: the forward pass, the loss's backward pass, the
+    last layer's, the first layer's, the sum of the gradients over the ranks, the optimizer's arithmetic, the
+    gathering of the updated parameters.
     """
     window, arrived = held.window_gradient_bytes(shares, s), held.backward_gradient_bytes(shares, s)
     bucket = held.bucket_bytes(shares, s) if s.stage in (1, 2) else 0
@@ -303,22 +311,21 @@ def _phases(shares, s, activations, fused, gloo):
     # Stage 3 lets go even of the small parameters while their shards change, and gathers them again afterwards.
     copied, let_go = held.step_gradient_bytes(shares, s), -held.persistent_bytes(shares, s)
     return [
-        ("forward", _roles(window, kept_bucket, gathered + prefetched, activations.forward)),
-        ("backward", _roles(window, kept_bucket, gathered, activations.loss)),
-        ("backward", _roles(window, bucket, gathered, activations.backward)),
-        ("backward", _roles(collected, bucket, activations=activations.backward_end)),
-        ("backward", _roles(collected + (arrived if s.stage == 1 else 0), reducing)),
-        ("step", _roles(copied, 0, let_go, other=held.optimizer_working_bytes(shares, s, fused))),
-        ("step", _roles(buckets=held.gloo_workspace_bytes(shares, s) if gloo else 0)),
+        ("forward", "forward", _roles(window, kept_bucket, gathered + prefetched)),
+        ("backward", "loss", _roles(window, kept_bucket, gathered)),
+        ("backward", "backward", _roles(window, bucket, gathered)),
+        ("backward", "backward_end", _roles(collected, bucket)),
+        ("backward", None, _roles(collected + (arrived if s.stage == 1 else 0), reducing)),
+        ("step", None, _roles(copied, 0, let_go, other=held.optimizer_working_bytes(shares, s, fused))),
+        ("step", None, _roles(buckets=held.gloo_workspace_bytes(shares, s) if gloo else 0)),
     ]
 
 
-def _roles(gradients=0, buckets=0, gathered=0, activations=0, other=0):
+def _roles(gradients=0, buckets=0, gathered=0, other=0):
     return {
         "gradients": gradients,
         "communication buckets": buckets,
         "gathered parameters": gathered,
-        "activations": activations,
         "other": other,
     }
 

@@ -1,7 +1,11 @@
-"""Shared by all tests: the CPU accelerator, one thread a rank, and one pair of live ranks for the whole session."""
+"""Shared by all tests: CPU ranks with one thread each, one pair of them for the whole session, and one browser."""
 
+import functools
+import http.server
 import os
+import shutil
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -36,3 +40,60 @@ def two_ranks(_pairs_of_ranks):
     if not _pairs_of_ranks or not _pairs_of_ranks[-1].alive:
         _pairs_of_ranks.append(Ranks(2, "cpu"))
     return _pairs_of_ranks[-1]
+
+
+HTML = ROOT / "_build" / "html"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium on this machine: install the package chromium"
+)
+needs_book = pytest.mark.skipif(
+    not (HTML / "index.html").exists(), reason="the book is not built yet: make book builds it"
+)
+
+
+@pytest.fixture(scope="session")
+def site():
+    """The address of the built book, served from this machine."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(HTML))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def tab(browser):
+    """A page of its own in the browser; the test fails if its console shows an error or it asks another site."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    page = context.new_page()
+    errors, asked = [], []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    yield page
+    own = ("http://127.0.0.1:", "http://localhost:", "ws://127.0.0.1:", "ws://localhost:", "data:", "blob:", "about:")
+    away = [url for url in asked if not url.startswith(own)]
+    context.close()
+    assert errors == []
+    assert away == []

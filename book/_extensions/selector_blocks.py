@@ -1,0 +1,46 @@
+"""The computed blocks of book/selector.md."""
+
+from labsupport.memory import fits
+from labsupport.stage_table import DEFAULT, plan_of, strategies
+
+SEVEN_BILLION = DEFAULT | {"model": "7b", "card": "RTX 4090", "world_size": 4, "micro_batch_size": 1}
+WHERE = {"none": "the GPU", "cpu": "the host", "nvme": "NVMe"}
+
+
+def seven_billion_on_four():
+    """The answer to the page's question, worked out with the planner alone."""
+    lines = ["| strategy | peak without checkpointing | peak with checkpointing | fits |", "|---|---|---|---|"]
+    found = None
+    for strategy in strategies():
+        plain, recomputed = (
+            plan_of(SEVEN_BILLION | strategy | {"checkpointing": checkpointing}) for checkpointing in (False, True)
+        )
+        verdicts = [fits(planned, SEVEN_BILLION["card"]) for planned in (plain, recomputed)]
+        words = "yes" if verdicts[0] else "with checkpointing" if verdicts[1] else "no"
+        lines.append(f"| {_in_words(strategy)} | {_gib(plain)} | {_gib(recomputed)} | {words} |")
+        if found is None and any(verdicts):
+            found = (strategy, verdicts[0], plain if verdicts[0] else recomputed)
+    strategy, plainly, planned = found
+    how = "without activation checkpointing" if plainly else "with activation checkpointing"
+    return "\n".join(
+        [
+            f"The cheapest that fits is **{_in_words(strategy)}**, {how}: {_gib(planned)} at the peak of a rank, and "
+            f"{planned.place_bytes('peak', 'pinned host') / 2**30:.1f} GiB a rank in the host's memory.",
+            "",
+            *lines,
+        ]
+    )
+
+
+def _in_words(strategy):
+    where = {WHERE[strategy["offload_optimizer"]], WHERE[strategy["offload_param"]]}
+    if where == {"the GPU"}:
+        return f"stage {strategy['stage']}, all on the GPU"
+    return (
+        f"stage {strategy['stage']}, optimizer on {WHERE[strategy['offload_optimizer']]}, parameters on "
+        f"{WHERE[strategy['offload_param']]}"
+    )
+
+
+def _gib(planned):
+    return f"{planned.peak_bytes / 2**30:.1f} GiB"

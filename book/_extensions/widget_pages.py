@@ -1,0 +1,51 @@
+"""The widgets on the book's pages: a directive, ```{widget} stage_selector```, and the files that a page loads.
+
+Listed in _config.yml under sphinx.local_extensions. What the widgets show is worked out here, once for the book.
+"""
+
+import json
+from pathlib import Path
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective
+
+from labsupport import results, widgets
+
+
+def setup(app):
+    """Register the directive, the style sheets and the copying."""
+    app.add_directive("widget", WidgetDirective)
+    for name in widgets.MODULES:
+        app.add_css_file(f"{name}.css")
+    app.connect("build-finished", _write_files)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+
+
+class WidgetDirective(SphinxDirective):
+    """A widget at its first state: ```{widget} stage_selector``` or step_through; options are the values to start at."""
+
+    required_arguments = 1
+    option_spec = {"model": directives.unchanged, "stage": int, "world_size": int, "card": directives.unchanged,
+                   "micro_batch_size": int}  # fmt: skip
+
+    def run(self):
+        """Return the widget's page form as raw HTML; raises ExtensionError for an unknown widget."""
+        name = self.arguments[0]
+        if name not in widgets.MODULES:
+            raise ExtensionError(f"There is no widget {name!r}: there are {', '.join(widgets.MODULES)}.")
+        for path in (Path(widgets.__file__), *results.FOLDER.glob("*.json")):
+            self.env.note_dependency(str(path))
+        return [nodes.raw("", widgets.page_html(name, self.options), format="html")]
+
+
+def _write_files(app, exception):
+    if exception is not None or app.builder.format != "html":
+        return
+    folder = Path(app.outdir, "_static")
+    for name in widgets.MODULES:
+        (folder / f"{name}.js").write_text(widgets.module_text(name), encoding="utf-8")
+        (folder / f"{name}.css").write_text(widgets.style_text(name), encoding="utf-8")
+        state = json.dumps(widgets.page_state(name), separators=(",", ":"))
+        (folder / f"{name}.json").write_text(state, encoding="utf-8")

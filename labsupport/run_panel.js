@@ -1,0 +1,228 @@
+// The part of the stage selector that runs a choice, or shows the run that was recorded for it: loss curves, bytes by
+// role, speed. Put after selector_arithmetic.js and before stage_selector.js by labsupport/widgets.py.
+
+const LINE_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
+
+// An HTML element; attributes that are functions are listeners, children are elements or text.
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") made.addEventListener(name, value);
+    else if (value !== false && value !== null) made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children);
+  return made;
+}
+
+function drawing(tag, attributes, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+// One bar of stacked roles. roles: [[role, bytes]]; kind: "predicted" or "measured", never the same colours.
+function roleBar(label, roles, full, kind) {
+  const total = sum(roles.map(([, bytes]) => bytes));
+  const parts = roles
+    .filter(([, bytes]) => bytes > 0)
+    .map(([role, bytes]) =>
+      element("span", {
+        class: `role role-${role.replaceAll(" ", "-")} ${kind}`,
+        style: `width: ${(100 * bytes) / full}%`,
+        title: `${role}: ${inBytes(bytes)}, ${kind}`,
+      }),
+    );
+  return element(
+    "div",
+    { class: "role-bar" },
+    element("span", { class: "bar-label" }, label),
+    element("span", { class: "bar-track", "aria-hidden": "true" }, ...parts),
+    element("span", { class: "bar-total", "data-bytes": total }, inBytes(total)),
+  );
+}
+
+// The roles that any of the bars has, each with its colours, in words.
+function roleKey(roles, kinds) {
+  return element(
+    "ul",
+    { class: "role-key" },
+    ...roles.map((role) =>
+      element(
+        "li",
+        {},
+        ...kinds.map((kind) => element("span", { class: `swatch role-${role.replaceAll(" ", "-")} ${kind}` })),
+        role,
+      ),
+    ),
+  );
+}
+
+// Loss over steps, a line a run. curves: [{label, losses, strong}].
+function lossChart(curves) {
+  const [width, height, left, bottom] = [640, 260, 48, 34];
+  const all = curves.flatMap(({ losses }) => losses);
+  const [low, high] = [Math.min(...all), Math.max(...all, Math.min(...all) + 0.1)];
+  const steps = Math.max(2, ...curves.map(({ losses }) => losses.length));
+  const x = (step) => left + (step / (steps - 1)) * (width - left - 8);
+  const y = (loss) => 8 + ((high - loss) / (high - low)) * (height - bottom - 8);
+  const picture = drawing("svg", { viewBox: `0 0 ${width} ${height}`, class: "loss-chart", role: "img" });
+  picture.setAttribute("aria-label", `Loss of ${curves.map(({ label }) => label).join(", ")}`);
+  for (let tick = 0; tick <= 4; tick += 1) {
+    const loss = low + ((high - low) * tick) / 4;
+    picture.append(drawing("line", { class: "grid", x1: left, x2: width - 8, y1: y(loss), y2: y(loss) }));
+    picture.append(drawing("text", { x: left - 6, y: y(loss) + 4, "text-anchor": "end" }, loss.toFixed(2)));
+  }
+  for (const step of new Set([0, Math.floor((steps - 1) / 2), steps - 1])) {
+    picture.append(drawing("text", { x: x(step), y: height - 16, "text-anchor": "middle" }, String(step + 1)));
+  }
+  picture.append(drawing("text", { x: width / 2, y: height - 2, "text-anchor": "middle" }, "optimizer step"));
+  curves.forEach(({ losses, strong }, number) => {
+    picture.append(
+      drawing("polyline", {
+        points: losses.map((loss, step) => `${x(step).toFixed(1)},${y(loss).toFixed(1)}`).join(" "),
+        class: strong ? "curve strong" : "curve",
+        stroke: LINE_COLOURS[number % LINE_COLOURS.length],
+        "stroke-dasharray": number < LINE_COLOURS.length ? "none" : "6 4",
+      }),
+    );
+  });
+  return picture;
+}
+
+function curveKey(curves) {
+  return element(
+    "ul",
+    { class: "role-key" },
+    ...curves.map(({ label, losses, strong }, number) =>
+      element(
+        "li",
+        {},
+        element("span", { class: "line-swatch", style: `background: ${LINE_COLOURS[number % LINE_COLOURS.length]}` }),
+        `${label}${strong ? " (this one)" : ""}: ${losses.at(-1).toFixed(3)}`,
+      ),
+    ),
+  );
+}
+
+// A run's bytes, predicted above measured; run.predicted and run.measured are {moment: {role: bytes}}.
+function bytesOfRun(table, run) {
+  const moments = Object.keys(run.measured);
+  const bars = moments.flatMap((moment) => ["predicted", "measured"].map((kind) => [moment, kind, run[kind][moment]]));
+  const full = Math.max(...bars.map(([, , held]) => sum(Object.values(held))));
+  const roles = table.roles.filter((role) => bars.some(([, , held]) => held[role] > 0));
+  return [
+    ...bars.map(([moment, kind, held]) =>
+      roleBar(`${moment}, ${kind}`, roles.map((role) => [role, held[role] ?? 0]), full, kind),
+    ),
+    roleKey(roles, ["predicted", "measured"]),
+  ];
+}
+
+function runTable(runs) {
+  const head = ["Run", "Samples per second", "Last loss", "Peak, predicted", "Peak, measured", "Sends, times DDP"];
+  const row = (run) => [
+    run.label,
+    run.samples_per_second.toFixed(1),
+    run.losses.at(-1).toFixed(3),
+    inBytes(sum(Object.values(run.predicted.peak))),
+    inBytes(sum(Object.values(run.measured.peak))),
+    run.times_ddp ? run.times_ddp.toFixed(2) : "one rank sends nothing",
+  ];
+  return element(
+    "div",
+    { class: "table-scroll", tabindex: "0", role: "region", "aria-label": "Runs" },
+    element(
+      "table",
+      {},
+      element("thead", {}, element("tr", {}, ...head.map((text) => element("th", { scope: "col" }, text)))),
+      element(
+        "tbody",
+        {},
+        ...runs.map((run) => element("tr", {}, ...row(run).map((text) => element("td", {}, text)))),
+      ),
+    ),
+  );
+}
+
+// The choices of two runs are the same but for the card, which no run on this page depends on.
+function sameRun(one, other) {
+  return Object.keys(one).every((axis) => axis === "card" || one[axis] === other[axis]);
+}
+
+function recordedPanel(model, table) {
+  const record = model.get("recorded");
+  const root = element("section", { class: "run" });
+  function draw(choice) {
+    const found = record.runs.find((run) => sameRun(run.choice, choice));
+    root.replaceChildren(element("h3", {}, "The recorded run of this choice"));
+    if (!found) {
+      const models = [...new Set(record.runs.map((run) => run.choice.model))];
+      root.append(
+        element(
+          "p",
+          { class: "quiet" },
+          `None was recorded: the ${record.runs.length} that were are of the models ${models.join(" and ")} on 1, 2 and 4 ` +
+            `ranks. In a notebook this choice can be run.`,
+        ),
+      );
+      return;
+    }
+    const axes = ["model", "world_size", "precision", "micro_batch_size", "accumulation", "checkpointing"];
+    const beside = record.runs.filter((run) => axes.every((axis) => run.choice[axis] === choice[axis]));
+    const curves = beside.map((run) => ({ ...run, strong: run === found }));
+    root.append(
+      element("p", { class: "quiet" }, record.provenance),
+      lossChart(curves),
+      curveKey(curves),
+      element("h4", {}, `Bytes on rank 0: ${found.label}`),
+      ...bytesOfRun(table, found),
+      runTable(beside),
+    );
+  }
+  return { root, draw };
+}
+
+function livePanel(model, table) {
+  const start = element("button", { type: "button", class: "primary", click: () => model.send({ do: "run" }) }, "Run it");
+  const stop = element("button", { type: "button", click: () => model.send({ do: "stop" }) }, "Stop");
+  const progress = element("progress", { max: 1, value: 0, "aria-label": "Steps trained" });
+  const words = element("p", { class: "run-words", role: "status" });
+  const picture = element("div", { class: "run-picture" });
+  const root = element(
+    "section",
+    { class: "run" },
+    element("h3", {}, "Run it on this machine"),
+    element("div", { class: "run-controls" }, start, stop, progress),
+    words,
+    picture,
+  );
+
+  function draw() {
+    const [run, runs, obstacle] = [model.get("run"), model.get("runs"), model.get("obstacle")];
+    const busy = ["starting", "training", "stopping"].includes(run.state);
+    start.disabled = busy || Boolean(obstacle);
+    stop.disabled = !busy || run.state === "stopping";
+    if (run.steps && run.state === "training") progress.value = run.losses.length / run.steps;
+    else if (run.state === "starting") progress.removeAttribute("value");
+    else progress.value = run.state === "ended" ? 1 : 0;
+    words.textContent = busy || !obstacle ? run.message : obstacle;
+    words.classList.toggle("is-wrong", run.state === "failed" || (!busy && Boolean(obstacle)));
+    const curves = runs.map((each) => ({ ...each, strong: false }));
+    if (busy && run.losses.length) curves.push({ label: run.label, losses: run.losses, strong: true });
+    picture.replaceChildren();
+    if (curves.length) picture.append(lossChart(curves), curveKey(curves));
+    if (busy && run.held) {
+      const held = table.roles.filter((role) => run.held[role] > 0).map((role) => [role, run.held[role]]);
+      const full = sum(held.map(([, bytes]) => bytes));
+      picture.append(element("h4", {}, "Bytes on rank 0, now"), roleBar("at rest, measured", held, full, "measured"));
+      picture.append(roleKey(held.map(([role]) => role), ["measured"]));
+    }
+    const last = runs.at(-1);
+    if (last && !busy) picture.append(element("h4", {}, `Bytes on rank 0: ${last.label}`), ...bytesOfRun(table, last));
+    if (runs.length) picture.append(runTable(runs));
+  }
+
+  for (const name of ["run", "runs", "obstacle"]) model.on(`change:${name}`, draw);
+  return { root, draw };
+}

@@ -1,0 +1,79 @@
+"""Runs of the stage selector's choices: what is started for one, and what is shown of it. No torch.
+
+    python benchmarks/selector_runs.py     # records a covering set; the pages show those
+
+Each run trains a preset on the standard library's text, on real ranks, through labsupport.live_training.
+"""
+
+from labsupport.config import DEFAULT_NVME_PATH
+from labsupport.memory import plan
+from labsupport.models import preset_named
+from labsupport.results import read_record
+from labsupport.stage_table import config_for
+
+STEPS = 40  # optimizer steps
+SEQUENCE_LENGTH = 128  # bytes of text in a sample: few enough for a processor
+DEVICE_PLACES = ("GPU", "host")  # where a model computes
+
+
+def run_arguments(choice):
+    """Return the keyword arguments of LiveTraining for a choice: on this machine, with a folder of its own for NVMe."""
+    return {
+        "config": config_for(choice, nvme_path=DEFAULT_NVME_PATH),
+        "model": choice["model"],
+        "ranks": choice["world_size"],
+        "steps": STEPS,
+        "sequence_length": SEQUENCE_LENGTH,
+        "activation_checkpointing": choice["checkpointing"],
+    }
+
+
+def shown_run(choice, result):
+    """Return what the selector shows of a run: {"choice", "label", "losses", "measured", "predicted", ...}.
+
+    result: what LiveTraining reports at the end. "measured" and "predicted" are {"at rest", "peak"} of rank 0 by
+    role, in bytes; at rest in all places together, at the peak where the model computes.
+    """
+    planned = plan(
+        choice["model"],
+        config_for(choice, nvme_path=DEFAULT_NVME_PATH),
+        world_size=choice["world_size"],
+        sequence_length=min(SEQUENCE_LENGTH, preset_named(choice["model"]).longest_sequence),
+        activation_checkpointing=choice["checkpointing"],
+        accelerator=result["accelerator"],
+    )
+    peak = next(planned.moments["peak"][place] for place in DEVICE_PLACES if place in planned.moments["peak"])
+    return {
+        "choice": choice,
+        "label": label(choice),
+        "losses": result["losses"],
+        "samples_per_second": result["samples_per_second"],
+        "times_ddp": result["times_ddp"],
+        "measured": {"at rest": result["resting"], "peak": result["peak"]},
+        "predicted": {"at rest": planned.held("at rest"), "peak": peak},
+    }
+
+
+def label(choice):
+    """Return a choice in a few words, for a chart's key."""
+    where = {"cpu": "host", "nvme": "NVMe"}
+    parts = [f"stage {choice['stage']}", choice["precision"]]
+    parts += [f"optimizer on {where[choice['offload_optimizer']]}"] if choice["offload_optimizer"] != "none" else []
+    parts += [f"parameters on {where[choice['offload_param']]}"] if choice["offload_param"] != "none" else []
+    parts += [f"{choice['model']} on {choice['world_size']}"]
+    parts += [f"{choice['accumulation']} micro-batches a step"] if choice["accumulation"] > 1 else []
+    return ", ".join(parts)
+
+
+def recorded_runs():
+    """Return {"provenance": a sentence, "runs": [shown_run]} of labsupport/recorded/selector_runs.json."""
+    record = read_record("selector_runs")
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    provenance = (
+        f"Measured on {record['hardware']}, {record['date'][:10]}, commit {record['commit']}, {versions}; "
+        f"{STEPS} steps of samples of {SEQUENCE_LENGTH} bytes."
+    )
+    return {
+        "provenance": provenance,
+        "runs": [shown_run(run["choice"], run["result"]) for run in record["measured"]["runs"]],
+    }

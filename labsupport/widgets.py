@@ -1,0 +1,220 @@
+"""The course's widgets, each alive in a kernel and on the book's pages: one ES module serves both.
+
+    from labsupport.widgets import stage_selector
+    stage_selector(model="1m", stage=2)
+
+anywidget runs the module in a notebook. On a page book/_static/widgets.js mounts the same module on the text/html
+form, with the data that `page_state` gave it when the book was built.
+"""
+
+import html
+import json
+from pathlib import Path
+
+import anywidget
+import traitlets
+
+from labsupport.config_checks import require_stage
+from labsupport.errors import ConfigError
+from labsupport.results import read_record
+from labsupport.selector_runs import label, recorded_runs, run_arguments, shown_run
+from labsupport.stage_table import AXES, DEFAULT, plan_of, refusal, stage_table, strategies
+
+HERE = Path(__file__).parent
+# The files of a widget, which become one module: the last one has the export.
+MODULES = {
+    "stage_selector": ("selector_arithmetic.js", "run_panel.js", "stage_selector.js"),
+    "step_through": ("step_through.js",),
+}
+
+
+def module_text(name):
+    """Return the text of a widget's ES module."""
+    return "\n".join(HERE.joinpath(file).read_text(encoding="utf-8") for file in MODULES[name])
+
+
+def style_text(name):
+    """Return the text of a widget's style sheet."""
+    return HERE.joinpath(f"{name}.css").read_text(encoding="utf-8")
+
+
+def page_state(name):
+    """Return what a widget's module reads on a page without a kernel, JSON-serialisable, the same for every page."""
+    if name == "stage_selector":
+        return {"table": stage_table(), "recorded": recorded_runs(), "live": False}
+    return {"recording": read_record("walkthrough")}
+
+
+def page_html(name, start):
+    """Return a widget's form for a page: what it shows without scripts, until widgets.js puts the widget there.
+
+    start: some of the selector's values, or {"stage": number} of the picture. Raises as the widget itself does.
+    """
+    if name == "stage_selector":
+        state = {"choice": checked_choice(start)}
+        still = _strategies_table(state["choice"])
+    else:
+        state = {"stage": start.get("stage", 0)}
+        require_stage(state["stage"])
+        still = "<p>The picture of a training step is drawn by a script.</p>"
+    data = json.dumps(state).replace("</", "<\\/")
+    return (
+        f'<div class="lab-widget" data-widget="{name}"><script type="application/json">{data}</script>'
+        f'<div class="lab-widget-root">{still}</div></div>'
+    )
+
+
+def stage_selector(**choice):
+    """Return the stage selector, at the given values of labsupport.stage_table.AXES and defaults for the rest.
+
+    Raises ConfigError for an unknown name or value, and for what DeepSpeed does not combine.
+    """
+    return StageSelector(choice=checked_choice(choice))
+
+
+def checked_choice(choice):
+    """Return a whole choice from some of its values; raises ConfigError for what the selector cannot show."""
+    for axis, value in choice.items():
+        if axis not in AXES:
+            raise ConfigError(f"The selector has no {axis!r}: it has {', '.join(AXES)}.")
+        if value not in AXES[axis] or isinstance(value, bool) != isinstance(AXES[axis][0], bool):
+            raise ConfigError(f"{axis} is {value!r}: the selector has {', '.join(map(str, AXES[axis]))}.")
+    whole = DEFAULT | choice
+    if sentence := refusal(whole):
+        raise ConfigError(sentence)
+    return whole
+
+
+def step_through(stage=0):
+    """Return the picture of one recorded training step; raises ConfigError for a stage that there is not."""
+    require_stage(stage)
+    return StepThrough(stage=stage)
+
+
+class _PageWidget(anywidget.AnyWidget):
+    """A widget that also has a form for pages without a kernel."""
+
+    def _repr_mimebundle_(self, **options):
+        bundle = super()._repr_mimebundle_(**options)
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        if data is not None:
+            data = data | {"text/html": self.page_html(), "text/plain": self.in_words()}
+        return data, metadata
+
+
+class StageSelector(_PageWidget):
+    """Choose a configuration, see what it means, and run it on this machine's ranks."""
+
+    _esm = module_text("stage_selector")
+    _css = style_text("stage_selector")
+    table = traitlets.Dict().tag(sync=True)
+    choice = traitlets.Dict().tag(sync=True)
+    live = traitlets.Bool(True).tag(sync=True)
+    obstacle = traitlets.Unicode().tag(sync=True)  # why this machine cannot run the choice
+    run = traitlets.Dict().tag(sync=True)  # the run under way or the last one, as run_panel.js shows it
+    runs = traitlets.List().tag(sync=True)  # those that came to their end
+
+    def __init__(self, choice=DEFAULT):
+        from labsupport.live_training import stop_current
+
+        stop_current()  # a cell that is run again leaves no ranks behind
+        super().__init__(table=stage_table(), choice=dict(choice), run=_idle())
+        self._training = None
+        self._find_obstacle()
+        self.observe(lambda _: self._find_obstacle(), "choice")
+        self.on_msg(lambda _widget, message, _buffers: self._do(message.get("do")))
+
+    def in_words(self):
+        """Return the choice and what it needs in one line."""
+        peak = plan_of(self.choice).peak_bytes
+        return f"Stage selector at {label(self.choice)}: {peak / 2**20:,.1f} MiB at the peak of a rank, predicted."
+
+    def page_html(self):
+        """Return the form that the book's pages show."""
+        return page_html("stage_selector", self.choice)
+
+    def start(self):
+        """Train the choice on this machine's ranks, in processes of their own; returns at once."""
+        self._do("run")
+
+    def stop(self):
+        """Stop the run and every process of it."""
+        self._do("stop")
+
+    def _do(self, what):
+        if what == "run" and not self.obstacle:
+            self._start()
+        elif what == "stop" and self._training is not None:
+            self.run = self.run | {"state": "stopping", "message": "Stopping the ranks ..."}
+            self._training.stop()
+
+    def _start(self):
+        from labsupport.live_training import LiveTraining
+
+        if self._training is not None and self._training.state in ("starting", "training", "stopping"):
+            return
+        choice = dict(self.choice)
+        self.run = _idle() | {"state": "starting", "label": label(choice), "message": "Starting the ranks ..."}
+        self._training = LiveTraining(**run_arguments(choice), on_event=lambda event: self._show(choice, event))
+        self._training.start()
+
+    def _show(self, choice, event):
+        """Take an event of the run, from its own thread, into what the module draws."""
+        kind = event["event"]
+        if kind == "step":
+            words = (
+                f"Step {event['step']} of {event['steps']}: loss {event['loss']:.3f}, "
+                f"{event['samples_per_second']:.1f} samples per second, {event['seconds_left']:.0f} s left."
+            )
+            shown = {name: event[name] for name in ("steps", "held")}
+            losses = [*self.run["losses"], *event["losses"]]
+            self.run = self.run | shown | {"state": "training", "losses": losses, "message": words}
+        elif kind == "ended":
+            self.runs = [*self.runs, shown_run(choice, event["result"])]
+            self.run = self.run | {"state": "ended", "message": "The run has ended. Its ranks are gone."}
+        else:
+            state = {"starting": "starting", "stopped": "stopped", "failed": "failed"}[kind]
+            message = event.get("message", "Stopped. The ranks are gone.")
+            self.run = self.run | {"state": state, "message": message}
+
+    def _find_obstacle(self):
+        from labsupport.live_training import obstacle
+
+        arguments = run_arguments(self.choice)
+        self.obstacle = obstacle(arguments["config"], arguments["model"], arguments["ranks"])
+
+
+class StepThrough(_PageWidget):
+    """One recorded training step of each stage, step by step."""
+
+    _esm = module_text("step_through")
+    _css = style_text("step_through")
+    recording = traitlets.Dict().tag(sync=True)
+    stage = traitlets.Int().tag(sync=True)
+
+    def __init__(self, stage=0):
+        super().__init__(recording=read_record("walkthrough"), stage=stage)
+
+    def in_words(self):
+        """Return what the picture is, in one line."""
+        return f"One recorded training step, step by step, at stage {self.stage}."
+
+    def page_html(self):
+        """Return the form that the book's pages show."""
+        return page_html("step_through", {"stage": self.stage})
+
+
+def _strategies_table(choice):
+    """The strategies for a choice, as a table that needs no script."""
+    rows = []
+    for strategy in strategies():
+        planned = plan_of(choice | strategy)
+        cells = (label(choice | strategy), f"{planned.peak_bytes / 2**30:,.3g} GiB", f"{planned.times_ddp:.2f}")
+        rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
+    head = "<tr><th>Strategy</th><th>Peak of a rank, predicted</th><th>Sends, times DDP</th></tr>"
+    return f'<table class="table"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _idle():
+    message = "Nothing has run yet. The first run starts processes of its own, which takes some ten seconds."
+    return {"state": "idle", "message": message, "losses": [], "steps": 0, "held": None, "label": ""}
