@@ -105,6 +105,10 @@ function curveKey(curves) {
   );
 }
 
+function lossPart(curves) {
+  return [element("h4", {}, "Loss, nats per byte"), lossChart(curves), curveKey(curves)];
+}
+
 // A run's bytes, predicted above measured; run.predicted and run.measured are {moment: {role: bytes}}.
 function bytesOfRun(table, run) {
   const moments = Object.keys(run.measured);
@@ -173,8 +177,7 @@ function recordedPanel(model, table) {
     const curves = beside.map((run) => ({ ...run, strong: run === found }));
     root.append(
       element("p", { class: "quiet" }, record.provenance),
-      lossChart(curves),
-      curveKey(curves),
+      ...lossPart(curves),
       element("h4", {}, `Bytes on rank 0: ${found.label}`),
       ...bytesOfRun(table, found),
       runTable(beside),
@@ -200,7 +203,7 @@ function livePanel(model, table) {
 
   function draw() {
     const [run, runs, obstacle] = [model.get("run"), model.get("runs"), model.get("obstacle")];
-    const busy = ["starting", "training", "stopping"].includes(run.state);
+    const busy = ["starting", "training", "measuring", "stopping"].includes(run.state);
     start.disabled = busy || Boolean(obstacle);
     stop.disabled = !busy || run.state === "stopping";
     if (run.steps && run.state === "training") progress.value = run.losses.length / run.steps;
@@ -211,7 +214,7 @@ function livePanel(model, table) {
     const curves = runs.map((each) => ({ ...each, strong: false }));
     if (busy && run.losses.length) curves.push({ label: run.label, losses: run.losses, strong: true });
     picture.replaceChildren();
-    if (curves.length) picture.append(lossChart(curves), curveKey(curves));
+    if (curves.length) picture.append(...lossPart(curves));
     if (busy && run.held) {
       const held = table.roles.filter((role) => run.held[role] > 0).map((role) => [role, run.held[role]]);
       const full = sum(held.map(([, bytes]) => bytes));

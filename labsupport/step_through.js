@@ -1,189 +1,13 @@
 // Step through one recorded training step: who holds what, and what is sent. Drawn from recorded/walkthrough.json.
 // The same module is an anywidget in a notebook and a part of the static page: model.get("recording") is the whole
-// record, model.get("stage") the stage to begin with.
+// record, model.get("stage") the stage to begin with. step_through_words.js stands before this text.
 
-const LAYERS_OF_A_CELL = [
-  // What is drawn in a cell, as [bar, role, bytes of an element where nothing is missing]; bf16 with AdamW.
-  ["parameters", "gathered parameters", 2],
-  ["parameters", "parameters", 2],
-  ["gradients", "gradients", 2],
-  ["master", "master weights", 4],
-  ["states", "optimizer states", 8],
+const LIVE_ROLES = [
+  "parameters", "gathered parameters", "gradients", "communication buckets", "master weights", "optimizer states",
 ];
-const LIVE_ROLES = ["parameters", "gathered parameters", "gradients", "communication buckets", "master weights", "optimizer states"];
 const STAGES = ["nothing is cut", "optimizer is cut", "gradients too", "parameters too"];
 const SECONDS_PER_FRAME = 1.6;
-const COLLECTIVES = { all_reduce: "all-reduce", reduce: "reduce", reduce_scatter: "reduce-scatter", all_gather: "all-gather" };
 let instances = 0;
-
-// Numbers and words
-
-export function bytes(count) {
-  if (count < 1000) return `${count} B`;
-  return count < 1e6 ? `${Math.round(count / 1000)} kB` : `${(count / 1e6).toFixed(2)} MB`;
-}
-
-const capital = (text) => text[0].toUpperCase() + text.slice(1);
-const sum = (numbers) => numbers.reduce((total, number) => total + number, 0);
-const and = (words) => (words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`);
-
-function blockNames(blocks, numbers) {
-  if (numbers.length === blocks.length) return "all blocks";
-  return and(numbers.map((number) => (/\d/.test(blocks[number]) ? blocks[number] : `the ${blocks[number]}`)));
-}
-
-// The frames, unfolded
-
-// A frame of the record holds what changed; a moment is everything at the end of that frame.
-export function moments(run) {
-  const none = Array(run.world_size).fill(0);
-  let held = {};
-  let live = {};
-  let sent = 0;
-  for (const [, role] of LAYERS_OF_A_CELL) held[role] = run.elements.map(() => none);
-  return run.frames.map((frame) => {
-    held = { ...held };
-    for (const [role, changed] of Object.entries(frame.held ?? {})) {
-      held[role] = held[role].map((ranks, block) => changed[block] ?? ranks);
-    }
-    live = { ...live, ...frame.live };
-    sent += frame.wire_bytes;
-    return { ...frame, blocks: frame.blocks ?? [], held, live, sent, total: none.map((_, rank) => liveBytes(live, rank)) };
-  });
-}
-
-function liveBytes(live, rank) {
-  return sum(Object.values(live).map((ranks) => ranks[rank]));
-}
-
-// What plain data parallelism sends: one all-reduce of all gradients, in bf16, on a ring.
-export function plainBytes(run) {
-  return (2 * (run.world_size - 1) * sum(run.elements) * 2) / run.world_size;
-}
-
-// Where a rank's part of a block begins and how long it is, as shares of the block: by the master weights it holds.
-function ownPart(run, moment, rank, block) {
-  const shares = moment.held["master weights"][block].map((count) => count / (4 * run.elements[block]));
-  return shares[rank] >= 1 ? [0, 1] : [sum(shares.slice(0, rank)), shares[rank]];
-}
-
-// Which phase a frame is in: the gather before the first backward pass belongs to it.
-export function phases(run) {
-  const events = run.frames.map((frame) => frame.event);
-  let backward = events.indexOf("backward");
-  if (events[backward - 1] === "all_gather") backward -= 1;
-  const step = events.indexOf("step");
-  return [["forward pass", backward], ["backward pass", step - backward], ["optimizer step", events.length - step]];
-}
-
-// The sentences
-
-export function frameName(run, blocks, index) {
-  const frame = run.frames[index];
-  const names = blockNames(blocks, frame.blocks ?? []);
-  if (frame.event === "rest") return index ? "The step is done" : "Before the step";
-  if (frame.event === "step") return "Optimizer step";
-  if (frame.event in COLLECTIVES) return `${capital(COLLECTIVES[frame.event])}: ${names}`;
-  return `${capital(frame.event)}: ${names}`;
-}
-
-export function sentence(run, blocks, all, index) {
-  const moment = all[index];
-  const names = blockNames(blocks, moment.blocks);
-  const last = index === all.length - 1;
-  const say = { forward, backward, release, step, rest: last ? done : before, all_gather: gather };
-  return (say[moment.event] ?? reduction)({ run, blocks, all, index, moment, names });
-}
-
-const messages = (moment) =>
-  `message ${bytes(sum(Object.values(moment.sent)))}, each rank sends ${bytes(moment.wire_bytes)}`;
-
-function before({ run }) {
-  const each = "Each rank will train on its own batch.";
-  return [
-    `Every rank holds the whole model: parameters, master weights and optimizer states. ${each}`,
-    `Every rank holds all parameters, but master weights and optimizer states only of its own part. ${each}`,
-    `As at stage 1, every rank holds all parameters and the optimizer of its own part. Watch the gradients. ${each}`,
-    `Every rank holds only its own part of everything, and the room for its part of the gradients. ${each}`,
-  ][run.stage];
-}
-
-function done({ run, moment }) {
-  const times = (moment.sent / plainBytes(run)).toFixed(2);
-  const ends = run.stage === 3 ? "Every rank has the new values of its own part." : "Every rank has the same new parameters.";
-  return `${ends} Each rank sent ${bytes(moment.sent)}, ${times} times what plain data parallelism sends.`;
-}
-
-function forward({ run, names }) {
-  const why = run.stage === 3 ? "It is whole on every rank for this moment." : "All parameters are there, so nothing is sent.";
-  return `Every rank runs its own batch through ${names}. ${why}`;
-}
-
-function backward({ run, names }) {
-  return [
-    `Every rank computes its gradients of ${names}. They differ, since the batches do; they stay until all are done.`,
-    `Every rank computes its gradients of ${names} and keeps them until the backward pass is done.`,
-    `Every rank computes its gradients of ${names}. They wait until the bucket is full.`,
-    `Every rank computes its gradients of ${names}, whole for now. They wait until the bucket is full.`,
-  ][run.stage];
-}
-
-function release({ names }) {
-  return `${capital(names)} is used. Every rank lets the others' parts go and keeps its own: that memory is free again.`;
-}
-
-function step({ run, moment }) {
-  const control = moment.wire_bytes ? ` A few bytes (${sum(Object.values(moment.sent))}) agree on the gradients' norm.` : "";
-  const work = run.stage
-    ? `Every rank updates only its own part, 1/${run.world_size} of the work: its master weights first, then the bf16 copy.`
-    : `Every rank updates the whole model with the same gradients: the same work ${run.world_size} times.`;
-  return work + (run.stage === 3 ? "" : " The gradients are freed.") + control;
-}
-
-function gather({ run, all, index, moment, names }) {
-  if (run.stage < 3) return `Every rank sends its updated part to the others, so that all have all new parameters: ${messages(moment)}.`;
-  const stepped = all.slice(0, index).some((earlier) => earlier.event === "step");
-  if (stepped) return `The small tensors that stay whole on every rank, the norms, get their new values: ${messages(moment)}.`;
-  const again = all.slice(0, index).some((earlier) => earlier.event === "all_gather" && `${earlier.blocks}` === `${moment.blocks}`);
-  const why = again ? `The backward pass needs ${names} again` : `${capital(names)} comes next and no rank holds it whole`;
-  return `${why}: every rank sends its part to the others. All-gather, ${messages(moment)}.`;
-}
-
-function reduction({ run, moment, names }) {
-  const sends = messages(moment);
-  if (run.stage === 0) return `Every rank hands in all its gradients and gets the average back, the same on every rank. All-reduce, ${sends}.`;
-  const full = `The bucket with the gradients of ${names} is sent.`;
-  if (moment.event === "reduce_scatter") return `${full} Every rank hands in the whole and gets the average of its own part only. Reduce-scatter, ${sends}.`;
-  if (moment.event === "reduce") {
-    const to = and(Object.entries(moment.to).map(([rank, count]) => `rank ${rank} (${bytes(count)})`));
-    return `${full} The average goes only to the rank that updates it: ${to}. Reduce, ${sends} on average.`;
-  }
-  const owners = [...Array(run.world_size).keys()].filter((rank) => moment.blocks.some((block) => ownPart(run, moment, rank, block)[1] > 0));
-  const keeps = `Only ${and(owners.map((rank) => `rank ${rank}`))} will update it and keeps it.`;
-  return `${full} Every rank gets the average. ${owners.length < run.world_size ? keeps : "Each rank keeps its own part."} All-reduce, ${sends}.`;
-}
-
-// What is said in a cell that changed
-function changeWords(run, all, index, rank, block) {
-  const moment = all[index];
-  const concerned = moment.blocks.includes(block) || moment.event === "step";
-  const owns = ownPart(run, moment, rank, block)[1] > 0;
-  const changes = index === 0 ? [] : LAYERS_OF_A_CELL.map(([bar, role]) => {
-    return [bar, moment.held[role][block][rank] - all[index - 1].held[role][block][rank]];
-  }).filter(([, change]) => Math.abs(change) >= 1000);
-  if (moment.event === "step") return owns ? ["updated", "new"] : changes.length ? ["gradients freed", "−"] : null;
-  if (changes.length) {
-    const [bar, change] = changes.sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]))[0];
-    const sign = change > 0 ? "+" : "−";
-    return [`${bar} ${sign}${bytes(Math.abs(change))}`, sign];
-  }
-  if (!concerned) return null;
-  if (moment.event === "all_reduce") return owns ? ["averaged", "avg"] : null;
-  if (moment.event === "all_gather" && run.stage < 3) return ["new values", "new"];
-  return null;
-}
-
-// Drawing
 
 function element(tag, className = "", text = "", attributes = {}) {
   const made = document.createElement(tag);
@@ -225,7 +49,8 @@ function buildPicture(picture, run, blocks) {
   picture.replaceChildren();
   const heads = blocks.map((name) => {
     const head = element("div", "head");
-    head.append(element("span", "long", name), element("span", "short", name.replace("layer ", "L").slice(0, 4)), element("span", "doing"));
+    const short = name.replace("layer ", "L").replace("embedding", "emb.");
+    head.append(element("span", "long", name), element("span", "short", short), element("span", "doing"));
     return head;
   });
   picture.append(element("div"), ...heads);
@@ -257,21 +82,23 @@ function drawCell(cell, run, all, index, rank, block) {
   const words = changeWords(run, all, index, rank, block);
   cell.classList.toggle("changed", words !== null);
   cell.classList.toggle("working", ["forward", "backward"].includes(moment.event) && moment.blocks.includes(block));
-  cell.words.replaceChildren(...(words ? [element("span", "long", words[0]), element("span", "short", words[1])] : []));
+  cell.words.replaceChildren(...(words ?? []).map((text, narrow) => element("span", narrow ? "short" : "long", text)));
 }
 
 // Between rank `above` and the next: which ways something passes.
 function directions(moment, above) {
   if (!moment.wire_bytes || moment.event === "step") return [];
-  const targets = Object.keys(moment.to ?? {}).map(Number);
-  if (!targets.length) return ["up", "down"];
-  return [targets.some((rank) => rank <= above) && "up", targets.some((rank) => rank > above) && "down"].filter(Boolean);
+  if (!moment.to) return ["up", "down"];
+  const targets = Object.keys(moment.to).filter((rank) => moment.to[rank] >= SEEN_BYTES).map(Number);
+  const ways = [targets.some((rank) => rank <= above) && "up", targets.some((rank) => rank > above) && "down"];
+  return ways.filter(Boolean);
 }
 
 function drawGap(gap, moment, above) {
   const ways = directions(moment, above);
   const kind = moment.event === "all_gather" ? "gathers" : "reduces";
-  gap.label.textContent = ways.length && above === 0 ? COLLECTIVES[moment.event] : "";
+  const said = ways.length && above === 0;
+  gap.label.textContent = said ? `${COLLECTIVES[moment.event]}\n${bytes(moment.wire_bytes)} each` : "";
   gap.arrows.forEach((arrow, block) => {
     const marks = moment.blocks.includes(block) ? ways.map((way) => element("span", `${way} ${kind}`)) : [];
     arrow.replaceChildren(...marks);
@@ -291,8 +118,8 @@ function drawPicture(parts, run, all, index) {
   });
 }
 
-function number(count, text = bytes(count)) {
-  return element("data", "", text, { value: count });
+function number(count) {
+  return element("data", "", bytes(count), { value: count });
 }
 
 function drawMeters(meters, run, moment, most) {
@@ -307,10 +134,12 @@ function drawMeters(meters, run, moment, most) {
   });
   const sent = element("div", "stack sent");
   const filled = sent.appendChild(element("span", "wire"));
-  filled.style.width = `${(100 * moment.sent) / (1.6 * plain)}%`;
+  filled.style.width = `${(100 * moment.sentBytes) / (1.6 * plain)}%`;
   sent.append(element("i", "plain"));
-  rows.push(meterRow("sent by each rank", sent, [number(moment.sent), ` = ${(moment.sent / plain).toFixed(2)} x`]));
-  meters.replaceChildren(...rows.flat(), element("p", "scale", `| marks 1 x: the ${bytes(plain)} that plain data parallelism sends in a step.`));
+  const times = ` = ${(moment.sentBytes / plain).toFixed(2)} x`;
+  rows.push(meterRow("sent by each rank", sent, [number(moment.sentBytes), times]));
+  const scale = `| marks 1 x: the ${bytes(plain)} that plain data parallelism sends in a step.`;
+  meters.replaceChildren(...rows.flat(), element("p", "scale", scale));
 }
 
 function meterRow(label, bar, words) {
@@ -318,3 +147,185 @@ function meterRow(label, bar, words) {
   value.append(...words);
   return [element("div", "label", label), bar, value];
 }
+
+// Controls
+
+function button(text, onClick) {
+  const made = element("button", "", text, { type: "button" });
+  made.addEventListener("click", onClick);
+  return made;
+}
+
+function legend() {
+  const items = LIVE_ROLES.map((role) => {
+    const item = element("li");
+    item.append(element("span", `swatch ${role.replaceAll(" ", "-")}`), role);
+    return item;
+  });
+  const list = element("ul", "legend");
+  list.append(...items);
+  return list;
+}
+
+function provenance(record) {
+  const { torch, deepspeed } = record.versions;
+  return (
+    `Recorded ${record.date.slice(0, 10)} on ${record.hardware}: DeepSpeed ${deepspeed}, torch ${torch}, ` +
+    `commit ${record.commit}. Not drawn: activations, and what is made and freed again within one frame.`
+  );
+}
+
+function note(run, version) {
+  if (run.stage === 0) return "";
+  if (run.stage < 3) {
+    return (
+      "The cut goes through the row of all parameters. A tensor that lies across it keeps its whole gradient on both " +
+      "ranks until the backward pass is done."
+    );
+  }
+  return (
+    "For this run stage3_max_live_parameters and stage3_max_reuse_distance are 0, and leaf_module gathers a layer as " +
+    `a whole. With its defaults DeepSpeed ${version} releases nothing of a model below 1e9 parameters.`
+  );
+}
+
+function phaseStrip(run) {
+  const strip = element("div", "phases", "", { "aria-hidden": "true" });
+  const most = Math.max(...run.frames.map((frame) => frame.wire_bytes));
+  let index = 0;
+  for (const [name, count] of phases(run)) {
+    const phase = element("div", "phase");
+    phase.style.flexGrow = count;
+    const ticks = phase.appendChild(element("div", "ticks"));
+    for (const frame of run.frames.slice(index, index + count)) {
+      const tick = ticks.appendChild(element("span", frame.event));
+      tick.style.height = frame.wire_bytes ? `${Math.max(15, (100 * frame.wire_bytes) / most)}%` : "2px";
+    }
+    phase.append(element("span", "", name));
+    strip.append(phase);
+    index += count;
+  }
+  return strip;
+}
+
+function render({ model, el }) {
+  const record = model.get("recording");
+  const { blocks, runs } = record.measured;
+  const chosen = { stage: Number(model.get("stage") ?? 0), ranks: 2, toOwners: false };
+  const group = `step-through-${(instances += 1)}`;
+  const most = Math.max(...runs.flatMap((run) => moments(run).flatMap((moment) => moment.total)));
+  let run, all, parts, timer;
+  let index = 0;
+
+  const root = element("section", "step-through", "", { "aria-label": "Step through one training step" });
+  const options = element("div", "options");
+  const picture = element("div", "picture", "", {
+    tabindex: "0",
+    role: "group",
+    "aria-label": "Picture: ranks are rows, blocks are columns. Arrow keys step, space plays.",
+  });
+  const strip = element("div", "strip");
+  const slider = element("input", "", "", { type: "range", min: 0, "aria-label": "Frame" });
+  const play = button("Play", () => (timer ? pause() : start()));
+  const told = element("p", "told", "", { "aria-live": "polite" });
+  const meters = element("div", "meters");
+  const remark = element("p", "remark");
+  const transport = element("div", "transport");
+  const back = button("Back", () => go(index - 1));
+  const next = button("Next", () => go(index + 1));
+  const source = element("p", "provenance", provenance(record));
+  transport.append(back, play, next);
+  root.append(options, legend(), picture, strip, slider, transport, told, meters, remark, source);
+  el.append(root);
+
+  function go(wanted) {
+    index = Math.max(0, Math.min(all.length - 1, wanted));
+    if (index === all.length - 1) pause();
+    drawPicture(parts, run, all, index);
+    drawMeters(meters, run, all[index], most);
+    const name = frameName(run, blocks, index);
+    slider.value = index;
+    slider.setAttribute("aria-valuetext", `${index + 1} of ${all.length}: ${name}`);
+    const title = element("strong", "", `${index + 1}/${all.length} ${name}. `);
+    told.replaceChildren(title, sentence(run, blocks, all, index));
+    strip.querySelectorAll(".ticks span").forEach((tick, at) => tick.classList.toggle("now", at === index));
+  }
+
+  function start() {
+    if (index === all.length - 1) go(0);
+    timer = setInterval(() => go(index + 1), 1000 * SECONDS_PER_FRAME);
+    play.textContent = "Pause";
+  }
+
+  function pause() {
+    clearInterval(timer);
+    timer = undefined;
+    play.textContent = "Play";
+  }
+
+  function show() {
+    pause();
+    const cut = chosen.stage === 1 || chosen.stage === 2;
+    const wanted = [chosen.stage, chosen.ranks, cut && chosen.toOwners];
+    run = runs.find(({ stage, world_size, to_owners }) => `${[stage, world_size, to_owners]}` === `${wanted}`);
+    all = moments(run);
+    parts = buildPicture(picture, run, blocks);
+    strip.replaceChildren(phaseStrip(run));
+    slider.max = all.length - 1;
+    remark.textContent = note(run, record.versions.deepspeed);
+    way.hidden = !cut;
+    go(0);
+  }
+
+  function choose(key) {
+    return (value) => {
+      chosen[key] = value;
+      if (key === "stage") {
+        model.set("stage", value);
+        model.save_changes();
+      }
+      show();
+    };
+  }
+
+  const stages = STAGES.map((what, stage) => [stage, `${stage}`, what]);
+  const ways = [[false, "to all", "DeepSpeed's default"], [true, "to their owner", "as in the paper"]];
+  const way = choices("Gradients go", `${group}-way`, ways, chosen.toOwners, choose("toOwners"));
+  way.classList.add("way");
+  options.append(
+    choices("ZeRO stage", `${group}-stage`, stages, chosen.stage, choose("stage")),
+    choices("Ranks", `${group}-ranks`, [[2, "2"], [4, "4"]], chosen.ranks, choose("ranks")),
+    way,
+  );
+
+  const keys = {
+    ArrowLeft: () => go(index - 1),
+    ArrowRight: () => go(index + 1),
+    Home: () => go(0),
+    End: () => go(all.length - 1),
+    " ": () => play.click(),
+  };
+  picture.addEventListener("keydown", (event) => {
+    if (!keys[event.key] || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    keys[event.key]();
+  });
+  slider.addEventListener("input", () => go(Number(slider.value)));
+
+  function follow() {
+    const stage = Number(model.get("stage"));
+    if (stage === chosen.stage) return;
+    chosen.stage = stage;
+    root.querySelector(`input[name="${group}-stage"][value="${stage}"]`).checked = true;
+    show();
+  }
+
+  model.on("change:stage", follow);
+  show();
+  return () => {
+    pause();
+    model.off?.("change:stage", follow);
+  };
+}
+
+export default { render };

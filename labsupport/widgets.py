@@ -9,22 +9,24 @@ form, with the data that `page_state` gave it when the book was built.
 
 import html
 import json
+import threading
 from pathlib import Path
 
 import anywidget
 import traitlets
 
 from labsupport.config_checks import require_stage
-from labsupport.errors import ConfigError
+from labsupport.errors import ConfigError, TrainingError
 from labsupport.results import read_record
 from labsupport.selector_runs import label, recorded_runs, run_arguments, shown_run
 from labsupport.stage_table import AXES, DEFAULT, plan_of, refusal, stage_table, strategies
 
 HERE = Path(__file__).parent
+BUSY = ("starting", "training", "measuring", "stopping")  # the states of a run that has processes
 # The files of a widget, which become one module: the last one has the export.
 MODULES = {
     "stage_selector": ("selector_arithmetic.js", "run_panel.js", "stage_selector.js"),
-    "step_through": ("step_through.js",),
+    "step_through": ("step_through_words.js", "step_through.js"),
 }
 
 
@@ -60,7 +62,7 @@ def page_html(name, start):
     data = json.dumps(state).replace("</", "<\\/")
     return (
         f'<div class="lab-widget" data-widget="{name}"><script type="application/json">{data}</script>'
-        f'<div class="lab-widget-root">{still}</div></div>'
+        f'<div class="lab-widget-still">{still}</div></div>'
     )
 
 
@@ -122,7 +124,11 @@ class StageSelector(_PageWidget):
         self._training = None
         self._find_obstacle()
         self.observe(lambda _: self._find_obstacle(), "choice")
-        self.on_msg(lambda _widget, message, _buffers: self._do(message.get("do")))
+        self.on_msg(lambda _widget, message, _buffers: self._pressed(message.get("do")))
+
+    @traitlets.validate("choice")
+    def _whole_choice(self, proposal):
+        return checked_choice(proposal["value"])
 
     def in_words(self):
         """Return the choice and what it needs in one line."""
@@ -134,54 +140,67 @@ class StageSelector(_PageWidget):
         return page_html("stage_selector", self.choice)
 
     def start(self):
-        """Train the choice on this machine's ranks, in processes of their own; returns at once."""
-        self._do("run")
+        """Train the choice on this machine's ranks, in processes of their own; returns at once.
 
-    def stop(self):
-        """Stop the run and every process of it."""
-        self._do("stop")
-
-    def _do(self, what):
-        if what == "run" and not self.obstacle:
-            self._start()
-        elif what == "stop" and self._training is not None:
-            self.run = self.run | {"state": "stopping", "message": "Stopping the ranks ..."}
-            self._training.stop()
-
-    def _start(self):
+        Does nothing while a run is under way. Raises TrainingError where this machine cannot run the choice.
+        """
         from labsupport.live_training import LiveTraining
 
-        if self._training is not None and self._training.state in ("starting", "training", "stopping"):
+        if self.run["state"] in BUSY:
             return
+        if self.obstacle:
+            raise TrainingError(self.obstacle)
         choice = dict(self.choice)
         self.run = _idle() | {"state": "starting", "label": label(choice), "message": "Starting the ranks ..."}
         self._training = LiveTraining(**run_arguments(choice), on_event=lambda event: self._show(choice, event))
         self._training.start()
 
+    def stop(self):
+        """Stop the run, and return when every process of it is gone."""
+        if self.run["state"] in BUSY:
+            self.run = self.run | {"state": "stopping", "message": "Stopping the ranks ..."}
+            self._training.stop()
+
+    def wait(self):
+        """Wait until the run is over; an interrupt stops it. Raises TrainingError for a run that failed."""
+        if self._training is None:
+            return
+        try:
+            self._training.wait()
+        except KeyboardInterrupt:
+            self.stop()
+            raise TrainingError("Interrupted, so the run was stopped: start it again.") from None
+        if self.run["state"] == "failed":
+            raise TrainingError(self.run["message"])
+
+    def _pressed(self, button):
+        if button == "run" and not self.obstacle:
+            self.start()
+        elif button == "stop":
+            threading.Thread(target=self.stop).start()  # the kernel stays free while the ranks end
+
     def _show(self, choice, event):
         """Take an event of the run, from its own thread, into what the module draws."""
         kind = event["event"]
         if kind == "step":
-            words = (
-                f"Step {event['step']} of {event['steps']}: loss {event['loss']:.3f}, "
-                f"{event['samples_per_second']:.1f} samples per second, {event['seconds_left']:.0f} s left."
-            )
+            words = f"Step {event['step']} of {event['steps']}: loss {event['loss']:.3f}"
+            if event["samples_per_second"]:  # none while the first steps warm up
+                words += f", {event['samples_per_second']:.1f} samples per second, {event['seconds_left']:.0f} s left"
             shown = {name: event[name] for name in ("steps", "held")}
             losses = [*self.run["losses"], *event["losses"]]
-            self.run = self.run | shown | {"state": "training", "losses": losses, "message": words}
+            self.run = self.run | shown | {"state": "training", "losses": losses, "message": f"{words}."}
         elif kind == "ended":
             self.runs = [*self.runs, shown_run(choice, event["result"])]
             self.run = self.run | {"state": "ended", "message": "The run has ended. Its ranks are gone."}
         else:
-            state = {"starting": "starting", "stopped": "stopped", "failed": "failed"}[kind]
-            message = event.get("message", "Stopped. The ranks are gone.")
-            self.run = self.run | {"state": state, "message": message}
+            self.run = self.run | {"state": kind, "message": event.get("message", "Stopped. The ranks are gone.")}
 
     def _find_obstacle(self):
-        from labsupport.live_training import obstacle
+        from labsupport.obstacle import obstacle
 
         arguments = run_arguments(self.choice)
-        self.obstacle = obstacle(arguments["config"], arguments["model"], arguments["ranks"])
+        del arguments["steps"]
+        self.obstacle = obstacle(**arguments)
 
 
 class StepThrough(_PageWidget):

@@ -23,8 +23,11 @@ async function mount(widget) {
   const name = widget.dataset.widget;
   const own = JSON.parse(widget.querySelector('script[type="application/json"]').textContent);
   const [module, answer] = await Promise.all([import(besideThis(`${name}.js`)), fetch(besideThis(`${name}.json`))]);
-  const el = widget.querySelector(".lab-widget-root");
-  module.default.render({ model: pageModel({ ...(await answer.json()), ...own }), el });
+  const state = { ...(await answer.json()), ...own };
+  const el = document.createElement("div");
+  widget.append(el);
+  module.default.render({ model: pageModel(state), el });
+  widget.querySelector(".lab-widget-still").remove();
   widget.classList.add("is-live");
 }
 
