@@ -57,7 +57,7 @@ class Ranks:
     def __init__(self, count, accelerator):
         import ipyparallel
 
-        from labsupport.engine import free_port
+        from labsupport.machine import free_port
 
         self.count, self.accelerator = count, accelerator
         environment = {

@@ -58,6 +58,7 @@ class DeepSpeedTrainer:
         else:
             self.engine, _, _, self.lr_scheduler = initialize_deepspeed(model, config, optimizer)
         self.loss_fn = loss_fn
+        self._has_trained = False
 
     def train_step(self, batch):
         """Run one micro-batch forward, backward and step; return its loss, the mean over ranks, as a float.
@@ -110,8 +111,12 @@ class DeepSpeedTrainer:
         """
         training = self.engine.module.training
         self.engine.eval()
+        losses = []
         try:
-            losses = [self._loss(batch).detach().float() for batch in itertools.islice(dataloader, max_steps)]
+            for batch in itertools.islice(dataloader, max_steps):
+                losses.append(self._loss(batch).detach().float())
+                if not self._has_trained:
+                    _forget_order_of_modules(self.engine)
         finally:
             self.engine.train(training)
         if not losses:
@@ -171,6 +176,7 @@ class DeepSpeedTrainer:
         return state.get(CLIENT_STATE_KEY, {})
 
     def _update(self, loss):
+        self._has_trained = True
         self.engine.backward(loss)
         self.engine.step()
 
@@ -212,6 +218,18 @@ class DeepSpeedTrainer:
     def rank(self):
         """This process's global rank."""
         return torch.distributed.get_rank()
+
+
+def _forget_order_of_modules(engine):
+    """Let stage 3 of DeepSpeed 0.19.8 not take a forward pass without a backward pass for a training step.
+
+    Else it caches that a parameter is not used again in the backward pass, for good, and gathers it twice in every
+    later step: runtime/zero/partitioned_param_coordinator.py, __params_to_release.
+    """
+    offload = getattr(engine.optimizer, "parameter_offload", None)
+    coordinator = offload.get_param_coordinator() if offload is not None else None
+    if coordinator is not None and not coordinator.is_invalid_trace():
+        coordinator._invalidate_trace()
 
 
 def _picklable_dict(client_state):

@@ -11,7 +11,6 @@ import io
 import logging
 import os
 import platform
-import socket
 import sys
 import time
 import warnings
@@ -29,6 +28,7 @@ from labsupport.config import (
     zero_stage,
 )
 from labsupport.errors import ConfigError, TrainingError
+from labsupport.machine import free_port, nvme_is_available
 
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -174,20 +174,6 @@ def put_own_tools_first():
     folder = str(Path(sys.executable).parent)
     if os.environ.get("PATH", "").split(os.pathsep)[0] != folder:
         os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", os.defpath)
-
-
-def free_port():
-    """Return a TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def nvme_is_available():
-    """Return whether libaio and its header are installed, without which async_io cannot be compiled."""
-    roots = [Path("/usr/include"), Path("/usr/local/include")]
-    roots += [Path(os.environ["CONDA_PREFIX"], "include")] if "CONDA_PREFIX" in os.environ else []
-    return any((root / "libaio.h").exists() for root in roots)
 
 
 def _accelerator():

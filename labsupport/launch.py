@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from labsupport.errors import LabError, TrainingError
+from labsupport.machine import free_port
 
 PROGRAM = Path(__file__).with_name("deepspeed_trainer.py")
 SET_BY_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT",
@@ -25,8 +26,6 @@ SET_BY_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LO
 
 def launcher_command(ranks=None, hostfile=None, port=None):
     """Return the command that starts a script under the deepspeed launcher, up to the script's own name."""
-    from labsupport.engine import free_port
-
     command = [sys.executable, "-m", "deepspeed.launcher.runner"]
     if ranks is not None:
         command += ["--num_gpus", str(ranks)]

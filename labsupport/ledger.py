@@ -14,7 +14,7 @@ import os
 import torch
 
 from labsupport.claims import address, live_tensors, storages, storages_by_role, swap_files
-from labsupport.model_states import MODEL_STATES, ROLES
+from labsupport.model_states import MODEL_STATES, ROLES, memory_held
 
 PLACES = ("GPU", "host", "pinned host", "NVMe")
 
@@ -30,11 +30,7 @@ def held_bytes(engine, base=0, everything=True):
     of unknown purpose too, which walks over all of Python's objects; without it a count is hundreds of times
     as quick, and "other" is empty.
     """
-    held = dict.fromkeys(ROLES, 0)
-    for place, roles in held_by_place(engine, base, everything).items():
-        for role, count in roles.items() if place != "NVMe" else ():
-            held[role] += count
-    return held
+    return memory_held(held_by_place(engine, base, everything))
 
 
 def held_by_place(engine, base=0, everything=True):

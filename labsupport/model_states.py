@@ -15,6 +15,15 @@ FP32 = 4
 NVME_ALIGNMENT_BYTES = 1024
 
 
+def memory_held(places):
+    """Return {role: bytes} of {place: {role: bytes}}, over all places but NVMe, which is no memory."""
+    held = dict.fromkeys(ROLES, 0)
+    for place, roles in places.items():
+        for role, count in roles.items() if place != "NVMe" else ():
+            held[role] += count
+    return held
+
+
 class Shares(NamedTuple):
     """How a model's elements divide over the ranks; all in elements, of rank 0."""
 

@@ -1,12 +1,13 @@
 """The course's figures: data in, figure out, one theme; predicted and measured never share a colour.
 
 In JupyterLab a figure is Plotly's own; on the book's pages `book/_static/figures.js` draws the same data, with
-one copy of the library for the whole book.
+one copy of the library for the whole book. The caption is the alternative text, for every reader.
 """
 
 import html
 import itertools
 import json
+import re
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -33,6 +34,23 @@ PREDICTED_ROLE_COLOURS = dict(
 MEASURED_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 PREDICTED_COLOUR = "#8C6BB1"
 MEASURED_COLOUR = "#0072B2"
+# The theme: greys that show on light and on dark ground. On the book's pages figures.js puts the page's own there.
+TEXT, EDGE, GRID = "#757575", "#7F7F7F", "rgba(127,127,127,0.3)"
+AXIS = {"gridcolor": GRID, "linecolor": EDGE, "zerolinecolor": EDGE, "automargin": True, "title": {"standoff": 15}}
+THEME = {
+    "layout": {
+        "colorway": MEASURED_COLOURS,
+        "font": {"color": TEXT},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "xaxis": AXIS,
+        "yaxis": AXIS,
+    },
+    # A hatched bar is filled too: its hatching contrasts with the fill, which may be as dark as the ground.
+    "data": {"bar": [{"marker": {"line": {"color": EDGE, "width": 1}, "pattern": {"fillmode": "overlay"}}}]},
+}
+# The tools of a figure: none that sends the chart to Plotly's own site.
+CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "sendChartToCloud"]}
 
 
 class LabFigure:
@@ -42,11 +60,14 @@ class LabFigure:
         self.figure, self.alt = figure, alt
 
     def _repr_mimebundle_(self, **_):
-        data = json.loads(self.figure.to_json())
-        text = json.dumps({"data": data["data"], "layout": data["layout"]}).replace("</", "<\\/")
+        drawing = json.loads(self.figure.to_json())
+        data = {"data": drawing["data"], "layout": drawing["layout"], "config": CONFIG}
+        text = json.dumps(data).replace("</", "<\\/")
+        title = re.sub(r"<[^>]+>", " ", self.figure.layout.title.text)
         page = (
-            f'<figure class="lab-figure" role="img" aria-label="{html.escape(self.alt, quote=True)}">'
-            f'<div class="lab-figure-plot"></div><script type="application/json">{text}</script>'
+            f'<figure class="lab-figure"><p class="lab-figure-title">{html.escape(title)}</p>'
+            f'<div class="lab-figure-plot" style="height: {self.figure.layout.height}px"></div>'
+            f'<script type="application/json">{text}</script>'
             f"<figcaption>{html.escape(self.alt)}</figcaption></figure>"
         )
         return {
@@ -140,7 +161,7 @@ def live_bytes(steps, title, alt):
                 col=1,
             )
         for start in range(1, len(starts)):
-            figure.add_vline(start, line={"width": 1, "dash": "dot", "color": "#777777"}, row=row, col=1)
+            figure.add_vline(start, line={"width": 1, "dash": "dot", "color": EDGE}, row=row, col=1)
         ticks = [start + 0.5 for start in range(len(starts))]
         figure.update_xaxes(tickvals=ticks, ticktext=starts, range=[0, len(starts)], showgrid=False, row=row, col=1)
     dressed(figure, title, "", "MiB")
@@ -173,13 +194,11 @@ def empty_figure(title, x_title, y_title):
 def dressed(figure, title, x_title, y_title):
     """Give a Plotly figure the course's look; return it."""
     figure.update_layout(
-        template="plotly_white",
+        template=THEME,
         title={"text": title, "x": 0, "xanchor": "left"},
         height=380,
         margin={"l": 60, "r": 20, "t": 90, "b": 50},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
     )
     figure.update_yaxes(title=y_title, rangemode="tozero")
     if x_title:

@@ -63,7 +63,9 @@ def parse(arguments=None):
         metavar="DIR",
         help="load the checkpoint here first, go on to --steps, and save here again",
     )
+    add("--activation-checkpointing", action="store_true", help="recompute activations in the backward pass")
     add("--json", metavar="FILE", help="write the result here")
+    add("--events", metavar="FILE", help="write each step here as it happens, one JSON line each")
     add("--compare", action="store_true", help="run stages 0 to 3 one after the other and print a table")
     add("--ranks", type=int, help="ranks for --compare (default: one a GPU; 2 on a CPU)")
     add("--hostfile", metavar="FILE", help="hand over to the deepspeed launcher on these hosts")
@@ -83,8 +85,9 @@ def run(arguments=None):
     """Do what the command line asks for and return the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = parse(arguments)
-    if options.json and not Path(options.json).resolve().parent.is_dir():
-        raise LabError(f"Cannot write the result to {options.json}: its folder does not exist; choose another file.")
+    for what, path in (("result", options.json), ("events", options.events)):
+        if path and not Path(path).resolve().parent.is_dir():
+            raise LabError(f"Cannot write the {what} to {path}: its folder does not exist; choose another file.")
     if options.hostfile:
         return _hand_over_to_launcher(options.hostfile, arguments)
     if options.compare:
@@ -110,12 +113,14 @@ def train(options):
 
     from labsupport.corpus import endless_batches, text_loader
     from labsupport.deepspeed_trainer import DeepSpeedTrainer
-    from labsupport.ledger import held_bytes, largest_over_ranks, model_state_total
+    from labsupport.ledger import held_by_place
     from labsupport.models import build_model, count_parameters
-    from labsupport.timeline import peak_step_bytes
+    from labsupport.run_report import Events, measure
 
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     say = print if rank == 0 else (lambda *_, **__: None)
+    events = Events(options.events if rank == 0 else None)
+    events.write("starting", message=f"{ranks_in_words(world_size)} up; the model is being built.")
     machine = describe_machine()
     preset = options.model or ("85m" if machine.accelerator == "cuda" else "1m")
     longest = PRESETS[preset].longest_sequence
@@ -130,12 +135,16 @@ def train(options):
         flush=True,
     )
 
-    trainer = DeepSpeedTrainer(build_model(preset, options.seed), config)
+    model = build_model(preset, options.seed)
+    if options.activation_checkpointing:
+        model.activation_checkpointing_enable()
+    trainer = DeepSpeedTrainer(model, config)
     engine = trainer.engine
     micro_batch, accumulation = engine.train_micro_batch_size_per_gpu(), engine.gradient_accumulation_steps()
     window = (micro_batch, rank, world_size, options.sequence_length)
     training_batches = endless_batches(text_loader(*window, seed=options.seed))
     validation = list(itertools.islice(text_loader(*window, split="validation"), VALIDATION_BATCHES))
+    base = held_by_place(engine)["host"]["other"]  # what has no role before the first step is the text
 
     done = 0
     if options.resume:
@@ -146,17 +155,16 @@ def train(options):
     initial_loss = trainer.evaluate(validation)
     for _ in range(done * accumulation):
         next(training_batches)
-    step_seconds = _timed_steps(trainer, training_batches, options.steps - done, accumulation)
+    losses, step_seconds = _timed_steps(
+        trainer, training_batches, options.steps - done, accumulation, events.of_steps(engine, done, options.steps)
+    )
+    events.write("measuring", message="The steps are done; one more is measured.")
     final_loss = trainer.evaluate(validation)
 
     if options.save or options.resume:
         folder = options.save or options.resume
         say(f"Saved {folder}/{trainer.save_checkpoint(folder, {'steps': options.steps})}.", flush=True)
-    state_bytes = largest_over_ranks(model_state_total(held_bytes(engine)), engine.device)
-    batches = list(itertools.islice(training_batches, accumulation))
-    peak_bytes = largest_over_ranks(
-        peak_step_bytes(engine, lambda: [trainer.train_step(b) for b in batches]), engine.device
-    )
+    measured = measure(trainer, list(itertools.islice(training_batches, accumulation)), base)
     counted = step_seconds[WARM_UP_STEPS:] or step_seconds
     if rank != 0:
         return None
@@ -168,14 +176,15 @@ def train(options):
         "offload": dict(zip(("optimizer", "parameters"), offload_devices(config), strict=True)),
         "model": preset,
         "parameters": count_parameters(engine.module),
+        "activation_checkpointing": options.activation_checkpointing,
         "initial_loss": initial_loss,
         "final_loss": final_loss,
+        "losses": losses,
         "samples_per_second": engine.train_batch_size() / statistics.median(counted),
         "step_seconds": counted,
         "warm_up_steps": min(WARM_UP_STEPS, len(step_seconds) - len(counted)),
         "steps": options.steps,
-        "peak_bytes_per_rank": peak_bytes,
-        "model_state_bytes_per_rank": state_bytes,
+        **measured,
         "config": config,
         "seed": options.seed,
         "hardware": str(machine),
@@ -256,20 +265,21 @@ def mebibytes(count):
     return f"{count / 2**20:.1f} MiB"
 
 
-def _timed_steps(trainer, batches, steps, accumulation):
-    """Train `steps` optimizer steps with a progress bar on rank 0 and return the seconds of each."""
+def _timed_steps(trainer, batches, steps, accumulation, after_step):
+    """Train `steps` optimizer steps with a progress bar on rank 0 and return the losses and the seconds of each."""
     from tqdm import tqdm
 
     trainer.engine.train()
-    seconds = []
+    losses, seconds = [], []
     with tqdm(total=steps, disable=trainer.rank != 0, unit="step", desc="training", mininterval=1.0) as bar:
         for _ in range(steps):
             start = time.perf_counter()
-            loss = sum(trainer.train_step(next(batches)) for _ in range(accumulation)) / accumulation
+            losses.append(sum(trainer.train_step(next(batches)) for _ in range(accumulation)) / accumulation)
             seconds.append(time.perf_counter() - start)
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            after_step(losses[-1], seconds[-1])
+            bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
             bar.update()
-    return seconds
+    return losses, seconds
 
 
 def _hand_over_to_launcher(hostfile, arguments):

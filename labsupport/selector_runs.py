@@ -5,9 +5,8 @@
 Each run trains a preset on the standard library's text, on real ranks, through labsupport.live_training.
 """
 
-from labsupport.config import DEFAULT_NVME_PATH
 from labsupport.memory import plan
-from labsupport.models import preset_named
+from labsupport.model_states import memory_held
 from labsupport.results import read_record
 from labsupport.stage_table import config_for
 
@@ -17,9 +16,9 @@ DEVICE_PLACES = ("GPU", "host")  # where a model computes
 
 
 def run_arguments(choice):
-    """Return the keyword arguments of LiveTraining for a choice: on this machine, with a folder of its own for NVMe."""
+    """Return the keyword arguments of LiveTraining for a choice."""
     return {
-        "config": config_for(choice, nvme_path=DEFAULT_NVME_PATH),
+        "config": config_for(choice),
         "model": choice["model"],
         "ranks": choice["world_size"],
         "steps": STEPS,
@@ -31,18 +30,19 @@ def run_arguments(choice):
 def shown_run(choice, result):
     """Return what the selector shows of a run: {"choice", "label", "losses", "measured", "predicted", ...}.
 
-    result: what LiveTraining reports at the end. "measured" and "predicted" are {"at rest", "peak"} of rank 0 by
-    role, in bytes; at rest in all places together, at the peak where the model computes.
+    result: what LiveTraining reports at the end, with the "accelerator". "measured" and "predicted" have the bytes
+    of rank 0 by role, "at rest" in all memory, which NVMe is not, and at the "peak" where the model computes.
     """
     planned = plan(
         choice["model"],
-        config_for(choice, nvme_path=DEFAULT_NVME_PATH),
+        config_for(choice),
         world_size=choice["world_size"],
-        sequence_length=min(SEQUENCE_LENGTH, preset_named(choice["model"]).longest_sequence),
+        sequence_length=SEQUENCE_LENGTH,
         activation_checkpointing=choice["checkpointing"],
         accelerator=result["accelerator"],
     )
     peak = next(planned.moments["peak"][place] for place in DEVICE_PLACES if place in planned.moments["peak"])
+    at_rest = memory_held(planned.moments["at rest"])
     return {
         "choice": choice,
         "label": label(choice),
@@ -50,7 +50,7 @@ def shown_run(choice, result):
         "samples_per_second": result["samples_per_second"],
         "times_ddp": result["times_ddp"],
         "measured": {"at rest": result["resting"], "peak": result["peak"]},
-        "predicted": {"at rest": planned.held("at rest"), "peak": peak},
+        "predicted": {"at rest": at_rest, "peak": peak},
     }
 
 
@@ -62,6 +62,7 @@ def label(choice):
     parts += [f"parameters on {where[choice['offload_param']]}"] if choice["offload_param"] != "none" else []
     parts += [f"{choice['model']} on {choice['world_size']}"]
     parts += [f"{choice['accumulation']} micro-batches a step"] if choice["accumulation"] > 1 else []
+    parts += ["checkpointing"] if choice["checkpointing"] else []
     return ", ".join(parts)
 
 
@@ -70,10 +71,8 @@ def recorded_runs():
     record = read_record("selector_runs")
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     provenance = (
-        f"Measured on {record['hardware']}, {record['date'][:10]}, commit {record['commit']}, {versions}; "
-        f"{STEPS} steps of samples of {SEQUENCE_LENGTH} bytes."
+        f"Measured on {record['hardware']}, {record['date'][:10]}, commit {record['commit']}, {versions}: "
+        f"{STEPS} steps of samples of {SEQUENCE_LENGTH} bytes, shorter than the ones above."
     )
-    return {
-        "provenance": provenance,
-        "runs": [shown_run(run["choice"], run["result"]) for run in record["measured"]["runs"]],
-    }
+    runs = [shown_run(run["choice"], run["result"]) for run in record["measured"]["runs"]]
+    return {"provenance": provenance, "runs": runs}

@@ -50,7 +50,7 @@ NVME_PATH = "/local_nvme"  # what the selector shows; the reader names a folder 
 STRATEGY = ("stage", "offload_optimizer", "offload_param")  # the axes that DeepSpeed combines or refuses
 
 
-def config_for(choice, nvme_path=NVME_PATH):
+def config_for(choice):
     """Return the ds_config of a choice; raises ConfigError for one that DeepSpeed does not combine.
 
     The buckets follow from the hidden size as the Hugging Face Trainer sets them for "auto": its square, nine
@@ -67,7 +67,7 @@ def config_for(choice, nvme_path=NVME_PATH):
         train_batch_size=micro_batch_size * choice["accumulation"] * choice["world_size"],
         offload_optimizer=_device(choice["offload_optimizer"]),
         offload_param=_device(choice["offload_param"]),
-        nvme_path=nvme_path,
+        nvme_path=NVME_PATH,
         gradient_clipping=1.0,
     )
     square = shape.hidden_size**2

@@ -28,7 +28,7 @@ def test_a_block_is_markdown_or_a_figure_with_a_title_and_words(name):
         return
     title = content.figure.layout.title.text
     assert title and content.alt.endswith(".") and re.search(r"\d", title) and " nan" not in title + content.alt
-    assert content.figure.layout.yaxis.title.text and f'aria-label="{content.alt[:20]}' in html(content)
+    assert content.figure.layout.yaxis.title.text and f"<figcaption>{content.alt[:20]}" in html(content)
 
 
 def html(figure):

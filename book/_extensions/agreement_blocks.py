@@ -60,7 +60,7 @@ def agreement_figure():
     figure.add_scatter(x=ends, y=ends, mode="lines", name="equal", line={"color": MEASURED_COLOUR, "width": 1})
     for name, points, colour, symbol in (
         ("this course's planner", list(zip(measured, predicted, names, strict=True)), PREDICTED_COLOUR, "circle"),
-        ("DeepSpeed's estimators", estimated, "#D55E00", "x"),
+        ("DeepSpeed's estimators", estimated, "#C06BD6", "x"),
     ):
         x, y, text = zip(*points, strict=True)
         figure.add_scatter(x=x, y=y, text=text, mode="markers", name=name, marker={"color": colour, "symbol": symbol})

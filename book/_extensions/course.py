@@ -1,17 +1,17 @@
-"""The book's own Sphinx extension: math without JavaScript, the table of labs, Plotly from this site.
+"""The book's own Sphinx extension: math without JavaScript, the table of labs, computed blocks, finished pages.
 
 Listed in _config.yml under sphinx.local_extensions.
 """
 
-import importlib.util
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 
 import agreement_blocks  # beside this file
+import finished_pages
 import scaling_blocks
+import selector_blocks
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.errors import ExtensionError
@@ -29,8 +29,7 @@ def setup(app):
     app.connect("config-inited", _name_the_repository)
     app.connect("config-inited", _count_labs)
     app.connect("autodoc-process-docstring", _plain_docstring)
-    app.connect("html-page-context", _drop_thebe, priority=900)
-    app.connect("build-finished", _copy_plotly)
+    finished_pages.setup(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -87,7 +86,7 @@ class ComputedDirective(SphinxDirective):
         return [nodes.raw("", content._repr_mimebundle_()["text/html"], format="html")]
 
 
-BLOCKS = (scaling_blocks, agreement_blocks)
+BLOCKS = (scaling_blocks, agreement_blocks, selector_blocks)
 
 
 def computed_block(name):
@@ -159,22 +158,3 @@ def _plain_docstring(app, what, name, obj, options, lines):
     """Our docstrings are plain prose: `name` is code there, and an indented block is a command."""
     prose = [line if line.startswith("    ") else re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", line) for line in lines]
     lines[:] = re.sub(r"\n\n(?=    \S)", "\n\n::\n\n", "\n".join(prose)).splitlines()
-
-
-def _drop_thebe(app, pagename, templatename, context, doctree):
-    """Jupyter Book always adds Thebe's starter, which names another site; no page here starts Thebe."""
-    context["script_files"] = [
-        script
-        for script in context["script_files"]
-        if "thebe" not in f"{getattr(script, 'filename', script)}{getattr(script, 'attributes', '')}".lower()
-    ]
-
-
-def _copy_plotly(app, exception):
-    """Lay the installed plotly.js beside figures.js: one copy for the book, and none from another site."""
-    if exception is not None or app.builder.format != "html":
-        return
-    package = Path(importlib.util.find_spec("plotly").origin).parent
-    target = Path(app.outdir, "_static", "plotly.min.js")
-    if not target.exists():
-        shutil.copyfile(package / "package_data" / "plotly.min.js", target)

@@ -1,6 +1,6 @@
 // Draws the figures that labsupport/plots.py leaves on a page: <figure class="lab-figure"> with the data as JSON.
-// plotly.min.js is fetched from beside this file, once, and only when a figure comes near the screen.
-// Without JavaScript the caption still says in words what the figure shows.
+// A still picture, made when the book was built, stands there first. plotly.min.js is fetched from beside this file,
+// once for the page, when the first figure comes into view; a live figure takes its picture's place, equally high.
 (() => {
   "use strict";
   const library = new URL("plotly.min.js", document.currentScript.src).href;
@@ -21,16 +21,11 @@
 
   function colours() {
     const style = getComputedStyle(document.documentElement);
-    const read = (name, fallback) => style.getPropertyValue(name).trim() || fallback;
-    return {
-      text: read("--lab-figure-text", "#222"),
-      grid: read("--lab-figure-grid", "#ddd"),
-      line: read("--lab-figure-line", "#888"),
-      ground: read("--lab-figure-ground", "#fff"),
-    };
+    const names = ["text", "grid", "line", "ground"];
+    return Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--lab-figure-${name}`).trim()]));
   }
 
-  // The figure's own layout, with this page's colours. The title goes above the plot as text, which wraps.
+  // The figure's own layout, with this page's colours. The title stands above the plot as text, which wraps.
   function themed(layout) {
     const { text, grid, line, ground } = colours();
     const result = structuredClone(layout);
@@ -55,58 +50,41 @@
     return result;
   }
 
-  function read(figure) {
-    figure.lab ??= JSON.parse(figure.querySelector('script[type="application/json"]').textContent);
-    return figure.lab;
-  }
-
-  function showTitle(figure) {
-    const text = read(figure).layout?.title?.text;
-    if (!text || figure.querySelector(".lab-figure-title")) return;
-    const title = document.createElement("p");
-    title.className = "lab-figure-title";
-    title.textContent = text.replace(/<br\s*\/?>/g, " ").replace(/<[^>]+>/g, "");
-    figure.prepend(title);
+  // The words of the caption say what the drawing shows; a screen reader is spared its parts.
+  function hideDrawing(live) {
+    for (const svg of live.querySelectorAll("svg.main-svg")) svg.setAttribute("aria-hidden", "true");
   }
 
   async function draw(figure) {
     const plot = figure.querySelector(".lab-figure-plot");
     try {
       const plotly = await loadPlotly();
-      const { data, layout } = read(figure);
-      await plotly.react(plot, structuredClone(data), themed(layout), {
-        responsive: true,
-        displaylogo: false,
-        modeBarButtonsToRemove: ["select2d", "lasso2d"],
-      });
+      const { data, layout, config } = JSON.parse(figure.querySelector('script[type="application/json"]').textContent);
+      const live = plot.querySelector(".lab-figure-live") ?? document.createElement("div");
+      live.className = "lab-figure-live";
+      plot.append(live);
+      await plotly.react(live, data, themed(layout), { ...config, responsive: true });
+      hideDrawing(live);
+      plot.querySelector(".lab-figure-still")?.remove();
       figure.classList.add("is-drawn");
       drawn.add(figure);
     } catch (error) {
-      figure.classList.add("is-missing"); // the caption stands alone
+      figure.classList.add("is-missing"); // the still picture and the caption stay
       console.error(error);
     }
   }
 
   function start() {
-    const figures = [...document.querySelectorAll("figure.lab-figure")].filter((figure) =>
-      figure.querySelector('script[type="application/json"]'),
-    );
-    if (!figures.length) return;
-    for (const figure of figures) showTitle(figure);
-    const nearby = new IntersectionObserver(
-      (entries) => {
-        for (const entry of entries.filter((each) => each.isIntersecting)) {
-          nearby.unobserve(entry.target);
-          draw(entry.target);
-        }
-      },
-      { rootMargin: "600px" },
-    );
-    for (const figure of figures) nearby.observe(figure);
+    const inView = new IntersectionObserver((entries) => {
+      for (const entry of entries.filter((each) => each.isIntersecting)) {
+        inView.unobserve(entry.target);
+        draw(entry.target.closest("figure.lab-figure"));
+      }
+    });
+    for (const plot of document.querySelectorAll("figure.lab-figure .lab-figure-plot")) inView.observe(plot);
     const redraw = () => drawn.forEach(draw);
     new MutationObserver(redraw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
     still.addEventListener("change", redraw);
-    window.addEventListener("beforeprint", () => figures.forEach(draw));
   }
 
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);

@@ -1,0 +1,117 @@
+"""Train the choices of the stage selector that the page shows as recorded runs: `python benchmarks/selector_runs.py`.
+
+    python benchmarks/selector_runs.py                 # all of them; goes on where an interrupted run stopped
+    python benchmarks/selector_runs.py --only 3 17     # some of them, printed and not recorded
+
+Each is trained as the selector's "Run it" trains it, by LiveTraining, on CPU ranks. Writes
+labsupport/recorded/selector_runs.json; until then each finished run is kept in _build/selector_runs.json.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from tqdm import tqdm
+
+from labsupport.errors import TrainingError
+from labsupport.live_training import LiveTraining, obstacle
+from labsupport.program import WARM_UP_STEPS
+from labsupport.results import record
+from labsupport.selector_runs import STEPS, label, run_arguments
+from labsupport.stage_table import DEFAULT
+
+ROOT = Path(__file__).parent.parent
+PROGRESS = ROOT / "_build" / "selector_runs.json"
+LEFT_OUT = ("config", "versions", "hardware")  # of a result: the record says them once, and the config a run
+
+
+def choices():
+    """Return the choices to run."""
+    stages = [{"stage": stage} for stage in range(4)]
+    on_cpu, on_nvme = [
+        [{"stage": 3, "offload_optimizer": device}, {"stage": 3, "offload_optimizer": device, "offload_param": device}]
+        for device in ("cpu", "nvme")
+    ]
+    wanted = [stage | {"world_size": ranks} for ranks in (1, 2, 4) for stage in stages]
+    wanted += [stage | {"precision": "fp32"} for stage in stages]
+    wanted += [{"stage": stage, "offload_optimizer": "cpu"} for stage in (1, 2)] + on_cpu
+    wanted += [offload | {"precision": precision} for precision in ("bf16", "fp32") for offload in on_nvme]
+    wanted += [stage | {"accumulation": 2} for stage in stages]
+    wanted += [stage | {"checkpointing": True} for stage in stages]
+    wanted += [stage | {"model": "10m"} for stage in stages]
+    return [DEFAULT | choice for choice in wanted]
+
+
+def train(choice, bar):
+    """Train one choice to its end and return its entry; raises TrainingError where it does not get there."""
+    arguments, events = run_arguments(choice) | {"accelerator": "cpu"}, []
+    if reason := obstacle(**{name: value for name, value in arguments.items() if name != "steps"}):
+        raise TrainingError(reason)
+
+    def follow(event):
+        events.append(event)
+        bar.set_postfix_str(f"loss {event['loss']:.3f}" if event["event"] == "step" else event["event"])
+
+    run = LiveTraining(**arguments, on_event=follow)
+    run.start()
+    if run.wait() != "ended":
+        raise TrainingError(f"{label(choice)}: {events[-1].get('message', run.state)}\n{events[-1].get('output', '')}")
+    result = events[-1]["result"]
+    rounded = {name: [round(value, 4) for value in result[name]] for name in ("losses", "step_seconds")}
+    kept = {name: value for name, value in (result | rounded).items() if name not in LEFT_OUT}
+    return {"choice": choice, "config": arguments["config"], "result": kept, "hardware": result["hardware"]}
+
+
+def main():
+    """Run what is missing, then record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", type=int, nargs="+", metavar="RUN", help="numbers of runs to print, not record")
+    options = parser.parse_args()
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    every = choices()
+    wanted = [every[number] for number in options.only] if options.only else every
+    kept = [] if options.only else [entry for entry in _progress() if entry["choice"] in wanted]
+    missing = [choice for choice in wanted if choice not in [entry["choice"] for entry in kept]]
+    with tqdm(total=len(wanted), initial=len(kept), unit="run") as bar:
+        for choice in missing:
+            kept.append(train(choice, bar))
+            bar.update()
+            tqdm.write(line(kept[-1]))
+            if not options.only:
+                PROGRESS.parent.mkdir(exist_ok=True)
+                PROGRESS.write_text(json.dumps(kept))
+    if options.only:
+        return
+    kept.sort(key=lambda entry: every.index(entry["choice"]))
+    hardware = "; ".join(sorted({entry.pop("hardware") for entry in kept}))
+    path = record(
+        "selector_runs",
+        command="python benchmarks/selector_runs.py",
+        config={"runs": "each run names its own"},
+        hardware=f"{hardware}; ranks over gloo",
+        seed=0,
+        warm_up=WARM_UP_STEPS,
+        counted=STEPS - WARM_UP_STEPS,
+        measured={"runs": kept},
+    )
+    PROGRESS.unlink()
+    print(f"Recorded {len(kept)} runs in {path}.")
+
+
+def _progress():
+    return json.loads(PROGRESS.read_text()) if PROGRESS.exists() else []
+
+
+def line(entry):
+    """One line about a run: what was chosen and what came of it."""
+    result = entry["result"]
+    return (
+        f"{label(entry['choice'])}: loss {result['initial_loss']:.2f} to {result['final_loss']:.2f}, "
+        f"{result['samples_per_second']:.1f} samples/s, peak {sum(result['peak'].values()) / 2**20:.1f} MiB, "
+        f"{result['times_ddp']:.2f} times DDP"
+    )
+
+
+if __name__ == "__main__":
+    main()
