@@ -24,6 +24,7 @@ TARGET_BYTES = 700_000  # of a page's first view, compressed
 COMPRESSED = (".html", ".css", ".js", ".json", ".svg")
 COMPRESSION_LEVEL = 6
 WARM_UP_ROUNDS, ROUNDS = 1, 3
+SEED = "none: nothing is drawn at random"
 
 
 def built_pages(folder=HTML):
@@ -194,7 +195,7 @@ def main():
     config = {"viewports": VIEWPORTS, "compression": f"gzip, level {COMPRESSION_LEVEL}", "target_bytes": TARGET_BYTES}
     command = "python benchmarks/page_weight.py"
     measured = {"pages": pages, "redraw_seconds": [round(seconds, 5) for seconds in redraws]}
-    path = record("page_weight", command, config, hardware, None, WARM_UP_ROUNDS, ROUNDS, measured)
+    path = record("page_weight", command, config, hardware, SEED, WARM_UP_ROUNDS, ROUNDS, measured)
     print(f"Recorded in {path.name}.")
     return 0
 

@@ -24,7 +24,7 @@ def setup(app):
 
 
 class WidgetDirective(SphinxDirective):
-    """A widget at its first state: ```{widget} stage_selector``` or step_through; options are the values to start at."""
+    """A widget: ```{widget} stage_selector``` or ```{widget} step_through```; options are the values to start at."""
 
     required_arguments = 1
     option_spec = {"model": directives.unchanged, "stage": int, "world_size": int, "card": directives.unchanged,
