@@ -102,6 +102,7 @@ def page_weight(browser, address, viewport):
     """
     with fresh_tab(browser, viewport) as (tab, received):
         tab.goto(address, wait_until="networkidle")
+        tab.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
         paint = tab.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime / 1000")
         first_view = {url: size for url, size in received.items() if size and "plotly.min.js" not in url}
         figure = tab.locator("figure.lab-figure .lab-figure-plot").first
