@@ -6,8 +6,9 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("module", ["labsupport", "labsupport.config", "labsupport.memory", "labsupport.errors"])
-def test_import_loads_no_torch(module):
+@pytest.mark.parametrize("name", ["config", "memory", "errors", "stage_table", "selector_runs", "live_training", "widgets"])
+def test_import_loads_no_torch(name):
+    module = f"labsupport.{name}"
     code = f"import {module}, sys; sys.exit(any(name in sys.modules for name in ('torch', 'deepspeed', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
