@@ -6,7 +6,9 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("name", ["config", "memory", "errors", "stage_table", "selector_runs", "live_training", "widgets"])
+@pytest.mark.parametrize(
+    "name", ["config", "memory", "errors", "stage_table", "selector_runs", "live_training", "widgets"]
+)
 def test_import_loads_no_torch(name):
     module = f"labsupport.{name}"
     code = f"import {module}, sys; sys.exit(any(name in sys.modules for name in ('torch', 'deepspeed', 'numpy')))"
