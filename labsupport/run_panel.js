@@ -154,6 +154,10 @@ function sameRun(one, other) {
   return Object.keys(one).every((axis) => axis === "card" || one[axis] === other[axis]);
 }
 
+function onTheGpu({ offload_optimizer, offload_param }) {
+  return offload_optimizer === "none" && offload_param === "none";
+}
+
 function recordedPanel(model, table) {
   const record = model.get("recorded");
   const root = element("section", { class: "run" });
@@ -173,7 +177,8 @@ function recordedPanel(model, table) {
       return;
     }
     const axes = ["model", "world_size", "precision", "micro_batch_size", "accumulation", "checkpointing"];
-    const beside = record.runs.filter((run) => axes.every((axis) => run.choice[axis] === choice[axis]));
+    const alike = record.runs.filter((run) => axes.every((axis) => run.choice[axis] === choice[axis]));
+    const beside = alike.filter((run) => run === found || onTheGpu(run.choice));
     const curves = beside.map((run) => ({ ...run, strong: run === found }));
     root.append(
       element("p", { class: "quiet" }, record.provenance),

@@ -54,13 +54,19 @@ def shown_run(choice, result):
     }
 
 
-def label(choice):
-    """Return a choice in a few words, for a chart's key."""
+def strategy_in_words(choice):
+    """Return a choice's stage and offload in words."""
     where = {"cpu": "host", "nvme": "NVMe"}
-    parts = [f"stage {choice['stage']}", choice["precision"]]
+    parts = [f"stage {choice['stage']}"]
     parts += [f"optimizer on {where[choice['offload_optimizer']]}"] if choice["offload_optimizer"] != "none" else []
     parts += [f"parameters on {where[choice['offload_param']]}"] if choice["offload_param"] != "none" else []
-    parts += [f"{choice['model']} on {choice['world_size']}"]
+    return ", ".join(parts)
+
+
+def label(choice):
+    """Return a choice in a few words, for a chart's key."""
+    ranks = "1 rank" if choice["world_size"] == 1 else f"{choice['world_size']} ranks"
+    parts = [strategy_in_words(choice), choice["precision"], f"{choice['model']} on {ranks}"]
     parts += [f"{choice['accumulation']} micro-batches a step"] if choice["accumulation"] > 1 else []
     parts += ["checkpointing"] if choice["checkpointing"] else []
     return ", ".join(parts)

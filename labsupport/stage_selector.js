@@ -240,8 +240,8 @@ function verdictPart(table, choose) {
     root.classList.toggle("fits", facts.fits);
     words.replaceChildren(
       element("strong", {}, facts.fits ? "Fits." : "Does not fit."),
-      ` At the peak a rank needs ${inBytes(facts.peakBytes)}, most of it for ${facts.largest}, and CUDA and NCCL about ` +
-        `${inBytes(table.allowance_bytes)} more. One ${choice.card} has ${inBytes(facts.capacity)}.`,
+      ` At the peak a rank needs ${inBytes(facts.peakBytes)}, the largest part for ${facts.largest}, and CUDA and NCCL ` +
+        `about ${inBytes(table.allowance_bytes)} more. One ${choice.card} has ${inBytes(facts.capacity)}.`,
     );
     const found = nextToTry(table, choice);
     const same = found && strategyNumber(table, found.choice) === strategyNumber(table, choice);

@@ -18,7 +18,7 @@ import traitlets
 from labsupport.config_checks import require_stage
 from labsupport.errors import ConfigError, TrainingError
 from labsupport.results import read_record
-from labsupport.selector_runs import label, recorded_runs, run_arguments, shown_run
+from labsupport.selector_runs import label, recorded_runs, run_arguments, shown_run, strategy_in_words
 from labsupport.stage_table import AXES, DEFAULT, plan_of, refusal, stage_table, strategies
 
 HERE = Path(__file__).parent
@@ -228,10 +228,12 @@ def _strategies_table(choice):
     rows = []
     for strategy in strategies():
         planned = plan_of(choice | strategy)
-        cells = (label(choice | strategy), f"{planned.peak_bytes / 2**30:,.3g} GiB", f"{planned.times_ddp:.2f}")
+        cells = (strategy_in_words(strategy), f"{planned.peak_bytes / 2**30:,.3g} GiB", f"{planned.times_ddp:.2f}")
         rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
     head = "<tr><th>Strategy</th><th>Peak of a rank, predicted</th><th>Sends, times DDP</th></tr>"
-    return f'<table class="table"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
+    caption = f"{choice['model']} on {choice['world_size']} x {choice['card']}, {choice['precision']}"
+    table = f"<caption>{caption}</caption><thead>{head}</thead><tbody>{''.join(rows)}</tbody>"
+    return f'<table class="table">{table}</table>'
 
 
 def _idle():

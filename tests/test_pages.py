@@ -38,6 +38,7 @@ def screen(tab, request):
 def test_a_page_is_whole_fits_and_is_accessible(tab, site, screen, page):
     assert tab.goto(f"{site}/{page}", wait_until="load").ok
     draw_figures(tab)
+    mount_widgets(tab)
     assert tab.locator("article h1").count() == 1
     assert tab.evaluate("document.documentElement.scrollWidth") <= screen, "wider than the screen"
     assert tab.locator("i[class*='fa-'], span[class*='fa-']").count() == 0, "an icon was left to the font"
@@ -54,6 +55,12 @@ def draw_figures(tab):
     for number in range(figures.count()):
         figures.nth(number).locator(".lab-figure-plot").scroll_into_view_if_needed()
         figures.nth(number).locator(".main-svg").first.wait_for(timeout=20_000)
+
+
+def mount_widgets(tab):
+    for widget in tab.locator(".lab-widget").all():
+        widget.scroll_into_view_if_needed()
+    tab.wait_for_function("document.querySelectorAll('.lab-widget:not(.is-live)').length === 0")
 
 
 # What of the article a reader without scripts does not see; <details>, marks that show under the pointer, and the
