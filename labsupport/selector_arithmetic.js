@@ -61,19 +61,26 @@ function ladder(table, choice) {
   });
 }
 
-// The next thing to try: the cheapest strategy that fits, after ever larger changes of the rest; null where none does.
+// The next thing to try, {choice, facts}: the cheapest that fits with the same samples and GPUs, then with one sample
+// per micro-batch, then on more GPUs; null where none does. To compute activations again comes before offload, and
+// what goes to the host before what goes to NVMe.
 function nextToTry(table, choice) {
   const changes = [
     {},
-    { checkpointing: true },
-    { checkpointing: true, micro_batch_size: 1 },
+    { micro_batch_size: 1 },
     ...table.axes.world_size
       .filter((ranks) => ranks > choice.world_size)
-      .map((world_size) => ({ checkpointing: true, micro_batch_size: 1, world_size })),
+      .map((world_size) => ({ micro_batch_size: 1, world_size })),
   ];
   for (const change of changes) {
-    const found = ladder(table, { ...choice, ...change }).find(({ facts }) => facts.fits);
-    if (found) return found;
+    for (const distance of [0, 1, 2]) {
+      for (const checkpointing of [false, true]) {
+        const found = ladder(table, { ...choice, ...change, checkpointing }).find(
+          ({ facts }, number) => facts.fits && table.farthest[number] === distance,
+        );
+        if (found) return found;
+      }
+    }
   }
   return null;
 }

@@ -81,7 +81,7 @@ function memoryPart(table) {
       bars,
       element("p", { class: "quiet" }, capacity),
       element("p", { class: "elsewhere" }, elsewhere.length ? `Each rank also holds ${elsewhere.join(" and ")}.` : ""),
-      element("details", {}, element("summary", {}, "The bytes by role"), roleTable(table, roles, facts)),
+      element("details", { open: true }, element("summary", {}, "The bytes by role"), roleTable(table, roles, facts)),
       roleKey(roles, ["predicted"]),
     );
   }
@@ -230,33 +230,39 @@ function configPart(table) {
 
 // Whether it fits, and the next thing to try.
 function verdictPart(table, choose) {
-  const words = element("p", { class: "verdict-words" });
+  const words = element("p", { class: "verdict-words", tabindex: "-1" });
   const next = element("span");
   const tryIt = element("button", { type: "button", class: "try" }, "Choose it");
   const root = element("section", { class: "verdict", role: "status" }, words, element("p", {}, next, " ", tryIt));
   let offered = null;
-  tryIt.addEventListener("click", () => choose(offered));
+  tryIt.addEventListener("click", () => {
+    choose(offered);
+    words.focus(); // the button is gone, and the keyboard goes on from what it changed
+  });
   function draw(choice, facts) {
-    root.classList.toggle("fits", facts.fits);
+    const refused = choice.precision === "bf16" && table.cards[choice.card].precision !== "bf16";
+    root.classList.toggle("fits", facts.fits && !refused);
     words.replaceChildren(
       element("strong", {}, facts.fits ? "Fits." : "Does not fit."),
+      refused ? ` But a ${choice.card} computes no bf16: choose fp16.` : "",
       ` At the peak a rank needs ${inBytes(facts.peakBytes)}, the largest part for ${facts.largest}, and CUDA and NCCL ` +
         `about ${inBytes(table.allowance_bytes)} more. One ${choice.card} has ${inBytes(facts.capacity)}.`,
     );
     const found = nextToTry(table, choice);
-    const same = found && strategyNumber(table, found.choice) === strategyNumber(table, choice);
-    offered = found && !(facts.fits && same) ? found.choice : null;
+    offered = found && !sameRun(found.choice, choice) ? found.choice : null;
     tryIt.hidden = !offered;
     next.textContent = adviceInWords(choice, facts, found, offered);
   }
   return { root, draw };
 }
 
+const CHECKPOINTING_WORDS = { true: "activation checkpointing on", false: "activation checkpointing off" };
+
 function adviceInWords(choice, facts, found, offered) {
   if (!found) return "Nothing here fits, not on 64 of these cards: choose a card with more memory.";
   if (!offered) return "Nothing cheaper fits.";
   const changes = [
-    found.choice.checkpointing !== choice.checkpointing ? "activation checkpointing" : "",
+    found.choice.checkpointing !== choice.checkpointing ? CHECKPOINTING_WORDS[found.choice.checkpointing] : "",
     found.choice.micro_batch_size !== choice.micro_batch_size ? "one sample per micro-batch" : "",
     found.choice.world_size !== choice.world_size ? `${found.choice.world_size} GPUs` : "",
   ].filter(Boolean);

@@ -134,8 +134,9 @@ def host_trips(strategy, accumulation):
 def stage_table():
     """Return the table that the selector reads, JSON-serialisable, about a second's work.
 
-    "refusals": {"stage|optimizer|parameters": sentence}, "strategies": the others, cheapest first; "configs",
-    "activations" and "cells" go by names of AXES, see `_cell`, in bytes. Roles are in the order of "roles".
+    "refusals": {"stage|optimizer|parameters": sentence}, "strategies": the others, cheapest first, "farthest": 0 to 2
+    for how far each puts data; "configs", "activations" and "cells" go by names of AXES, see `_cell`, in bytes.
+    Roles are in the order of "roles".
     """
     models = {name: _model(name) for name in AXES["model"]}
     return {
@@ -148,6 +149,7 @@ def stage_table():
         },
         "models": models,
         "strategies": strategies(),
+        "farthest": [_farthest(strategy) for strategy in strategies()],
         "refusals": {
             "|".join(map(str, values)): refusal(DEFAULT | dict(zip(STRATEGY, values, strict=True)))
             for values in itertools.product(*(AXES[name] for name in STRATEGY))
@@ -295,6 +297,13 @@ def notes():
               offload_optimizer=["nvme"]),
         _note("NVMe offload needs libaio and a drive in the same machine. nvme_path is a folder there, of your own.",
               offload_optimizer=["none", "cpu"], offload_param=["nvme"]),
+        _note("What goes to and from the drive comes on top of what is counted here.",
+              offload_optimizer=["nvme"]),
+        _note("Parameters that are offloaded to NVMe were in the host's memory as well between two steps, in the runs "
+              "that were measured. What goes to and from the drive comes on top of what is counted here.",
+              offload_optimizer=["none", "cpu"], offload_param=["nvme"]),
+        _note("Parameters that are offloaded to NVMe were in the host's memory as well between two steps, in the runs "
+              "that were measured.", offload_optimizer=["nvme"], offload_param=["nvme"]),
         _note("Activation checkpointing is the model's own: call model.activation_checkpointing_enable() before "
               "deepspeed.initialize. No line of the config turns it on.", checkpointing=[True]),
     ]  # fmt: skip

@@ -122,7 +122,8 @@ function number(count) {
   return element("data", "", bytes(count), { value: count });
 }
 
-function drawMeters(meters, run, moment, most) {
+function drawMeters(meters, run, all, index, most) {
+  const moment = all[index];
   const plain = plainBytes(run);
   const rows = moment.total.map((total, rank) => {
     const bar = element("div", "stack");
@@ -139,7 +140,9 @@ function drawMeters(meters, run, moment, most) {
   const times = ` = ${(moment.sentBytes / plain).toFixed(2)} x`;
   rows.push(meterRow("sent by each rank", sent, [number(moment.sentBytes), times]));
   const scale = `| marks 1 x: the ${bytes(plain)} that plain data parallelism sends in a step.`;
-  meters.replaceChildren(...rows.flat(), element("p", "scale", scale));
+  const held = Math.max(...all.flatMap(({ total }) => total));
+  const peak = `The most that a rank holds after an event of this step: ${bytes(held)}.`;
+  meters.replaceChildren(...rows.flat(), element("p", "scale", scale), element("p", "scale peak", peak));
 }
 
 function meterRow(label, bar, words) {
@@ -171,7 +174,8 @@ function provenance(record) {
   const { torch, deepspeed } = record.versions;
   return (
     `Recorded ${record.date.slice(0, 10)} on ${record.hardware}: DeepSpeed ${deepspeed}, torch ${torch}, ` +
-    `commit ${record.commit}. Not drawn: activations, and what is made and freed again within one frame.`
+    `commit ${record.commit}. Not drawn: activations, and what is made and freed again within one event. ` +
+    `Buckets, and room that is made in advance, are in the bars of a rank and not in its layers.`
   );
 }
 
@@ -242,7 +246,7 @@ function render({ model, el }) {
     index = Math.max(0, Math.min(all.length - 1, wanted));
     if (index === all.length - 1) pause();
     drawPicture(parts, run, all, index);
-    drawMeters(meters, run, all[index], most);
+    drawMeters(meters, run, all, index, most);
     const name = frameName(run, blocks, index);
     slider.value = index;
     slider.setAttribute("aria-valuetext", `${index + 1} of ${all.length}: ${name}`);

@@ -79,8 +79,13 @@ function frameName(run, blocks, index) {
   const names = blockNames(blocks, frame.blocks ?? []);
   if (frame.event === "rest") return index ? "The step is done" : "Before the step";
   if (frame.event === "step") return "Optimizer step";
+  if (run.stage === 3 && isAfterStep(run, index)) return "All-gather: the norms";
   if (frame.event in COLLECTIVES) return `${capital(COLLECTIVES[frame.event])}: ${names}`;
   return `${capital(frame.event)}: ${names}`;
+}
+
+function isAfterStep(run, index) {
+  return run.frames[index].event === "all_gather" && run.frames.slice(0, index).some(({ event }) => event === "step");
 }
 
 function sentence(run, blocks, all, index) {
@@ -122,13 +127,13 @@ function backward({ run, moment, names }) {
   return `Every rank computes its gradients of ${names}` + [
     ". They differ, since the batches do; they stay until all are done.",
     " and keeps them until the backward pass is done.",
-    ". They wait in the bucket until it is full.",
-    ", whole for now. They wait in the bucket until it is full.",
+    ". They wait in the bucket, which goes when the next ones no longer fit.",
+    ", whole for now. They wait in the bucket, which goes when the next ones no longer fit.",
   ][run.stage];
 }
 
 function release({ names }) {
-  return `${capital(names)} is not needed now. Every rank drops the others' parts and keeps its own.`;
+  return `${capital(names)} is not needed now. Every rank drops the whole copy and keeps its own part.`;
 }
 
 function step({ run, moment }) {
@@ -147,7 +152,7 @@ function gather({ run, all, index, moment, names }) {
   let why = again
     ? `The backward pass needs ${names} again`
     : `${capital(names)} comes next, and no rank holds it whole`;
-  why += ": every rank sends its part to the others.";
+  why += ": every rank sends its part, and gets a whole copy beside it.";
   if (stepped) why = "The norms, small tensors that stay whole on every rank, get their new values.";
   if (run.stage < 3) why = "Every rank sends its updated part to the others, so that all have all new parameters.";
   return `${why} ${messages(moment)}.`;

@@ -91,11 +91,13 @@ def test_the_next_thing_to_try_is_the_cheapest_that_fits(arithmetic):
 
 def cheapest_that_fits(choice):
     """The same answer worked out with `plan` and `fits` alone."""
-    changes = [{}, {"checkpointing": True}, {"checkpointing": True, "micro_batch_size": 1}]
+    changes = [{}, {"micro_batch_size": 1}]
     changes += [changes[-1] | {"world_size": ranks} for ranks in AXES["world_size"] if ranks > choice["world_size"]]
-    for change, strategy in itertools.product(changes, strategies()):
-        other = choice | change | strategy
-        if fits(plan_of(other), other["card"]):
+    places = [["none"], ["none", "cpu"], ["none", "cpu", "nvme"]]
+    for change, allowed, checkpointing, strategy in itertools.product(changes, places, [False, True], strategies()):
+        other = choice | change | strategy | {"checkpointing": checkpointing}
+        inside = other["offload_optimizer"] in allowed and other["offload_param"] in allowed
+        if inside and fits(plan_of(other), other["card"]):
             return other
     return None
 
