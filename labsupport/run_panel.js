@@ -123,11 +123,13 @@ function bytesOfRun(table, run) {
   ];
 }
 
-function runTable(runs) {
-  const head = ["Run", "Samples per second", "Last loss", "Peak, predicted", "Peak, measured", "Sends, times DDP"];
+// Speeds only of runs on the reader's own machine: the recorded ones shared theirs with other work.
+function runTable(runs, withSpeed) {
+  const speed = withSpeed ? ["Samples per second"] : [];
+  const head = ["Run", ...speed, "Last loss", "Peak, predicted", "Peak, measured", "Sends, times DDP"];
   const row = (run) => [
     run.label,
-    run.samples_per_second.toFixed(1),
+    ...speed.map(() => run.samples_per_second.toFixed(1)),
     run.losses.at(-1).toFixed(3),
     inBytes(sum(Object.values(run.predicted.peak))),
     inBytes(sum(Object.values(run.measured.peak))),
@@ -185,7 +187,7 @@ function recordedPanel(model, table) {
       ...lossPart(curves),
       element("h4", {}, `Bytes on rank 0: ${found.label}`),
       ...bytesOfRun(table, found),
-      runTable(beside),
+      runTable(beside, false),
     );
   }
   return { root, draw };
@@ -228,7 +230,7 @@ function livePanel(model, table) {
     }
     const last = runs.at(-1);
     if (last && !busy) picture.append(element("h4", {}, `Bytes on rank 0: ${last.label}`), ...bytesOfRun(table, last));
-    if (runs.length) picture.append(runTable(runs));
+    if (runs.length) picture.append(runTable(runs, true));
   }
 
   for (const name of ["run", "runs", "obstacle"]) model.on(`change:${name}`, draw);
