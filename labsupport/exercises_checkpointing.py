@@ -1,0 +1,3 @@
+"""The exercises of lab 05."""
+
+EXERCISES = ()

@@ -1,0 +1,3 @@
+"""The exercises of lab 07."""
+
+EXERCISES = ()

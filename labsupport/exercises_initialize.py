@@ -1,0 +1,3 @@
+"""The exercises of lab 02."""
+
+EXERCISES = ()

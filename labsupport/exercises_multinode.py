@@ -1,0 +1,3 @@
+"""The exercises of lab 08."""
+
+EXERCISES = ()

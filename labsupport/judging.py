@@ -1,0 +1,185 @@
+"""What an exercise is, and what its check is written with.
+
+A check is a function of the reader's answer. It returns where the answer is right and raises `Mistaken` where it
+knows what was misunderstood. The exercises stand in one module a lab: exercises_config.py and the others.
+"""
+
+import copy
+import dis
+import json
+import traceback
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong answer that people really give.
+
+    message: what the reader is told; {names} in it are filled in by the check. answers: source texts of the cell that
+    must be told this. hint: what to look at next.
+    """
+
+    message: str
+    answers: tuple[str, ...] = ()
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One task of a lab.
+
+    id: "NN-name", NN being the lab. difficulty: 1 to 5. target: what must hold, as a number or a behaviour. answer: the
+    name that the reader's cell defines. check: called with the answer, on `ranks` processes of one process group; more
+    than `seconds` of it are ended from outside. mistakes: by name; "hangs" is what an answer that does not end is told.
+    """
+
+    id: str
+    title: str
+    difficulty: int
+    minutes: int
+    target: str
+    answer: str
+    check: Callable
+    mistakes: dict[str, Mistake] = field(repr=False)
+    ranks: int = 1
+    seconds: float = 10
+
+    def heading(self):
+        """Return the line that stands above the exercise in its lab."""
+        level = "●" * self.difficulty + "○" * (5 - self.difficulty)
+        return f"**Difficulty** {level} · **Minutes** {self.minutes} · **Target** {self.target}"
+
+
+class Mistaken(Exception):
+    """The answer is wrong in a way that the exercise knows: the name of the mistake, and values for its message."""
+
+    def __init__(self, name, /, **values):
+        super().__init__(name)
+        self.name, self.values = name, values
+
+
+class Unusable(Exception):
+    """The answer cannot be judged: it is of the wrong kind or fails. `error` is what it raised, if it raised."""
+
+    def __init__(self, message, error=None):
+        super().__init__(message)
+        self.error = error
+
+
+class NotAttempted(Exception):
+    """The answer is still the stub."""
+
+
+def call(function, *arguments, **named):
+    """Call the reader's function and return what it returns.
+
+    Raises Unusable where it is no function or raises whatever it may, NotAttempted where it is the stub.
+    """
+    if not callable(function):
+        raise Unusable(f"The answer is {describe(function)}: pass the function itself, without calling it.")
+    if is_stub(function):
+        raise NotAttempted
+    try:
+        result = function(*arguments, **named)
+    except NotImplementedError as error:
+        if error.args:  # DeepSpeed and torch raise it too, with a reason
+            raise Unusable(_raised(function, error), error) from error
+        raise NotAttempted from error
+    except BaseException as error:  # an answer may also call exit()
+        raise Unusable(_raised(function, error), error) from error
+    if is_stub(result):
+        raise NotAttempted
+    return result
+
+
+def is_stub(answer):
+    """Return whether the answer was not begun: `...` itself, `...` inside it, or a function whose body is `...`."""
+    if answer is Ellipsis:
+        return True
+    if type(answer) in (dict, list, tuple, set):
+        try:
+            return any(map(is_stub, answer.values() if isinstance(answer, dict) else answer))
+        except RecursionError:  # a container that holds itself
+            return False
+    if type(answer) is not types.FunctionType:
+        return False
+    steps = [(step.opname, step.argval) for step in dis.get_instructions(answer)]
+    loads_and_returns = [step for step in steps if step[0] not in ("RESUME", "NOP")]
+    if loads_and_returns == [("LOAD_CONST", None), ("RETURN_VALUE", None)]:
+        return True
+    return any(
+        first == ("LOAD_CONST", Ellipsis) and second[0] == "RETURN_VALUE"
+        for first, second in zip(steps, steps[1:], strict=False)
+    )
+
+
+def describe(value):
+    """Return what a value is, short enough for a sentence."""
+    try:
+        text = repr(value)
+    except BaseException:  # a class of the reader's own may do anything here
+        text = "something"
+    return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"
+
+
+def require_dict(value, what):
+    """Raise Unusable unless `value` is a dict that JSON can hold; `what` names it, for example "The config"."""
+    if not isinstance(value, dict):
+        raise Unusable(f"{what} is {describe(value)}: it has to be a dict.")
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Unusable(
+            f"{what} cannot be written as JSON ({error}): use dicts, lists, text, numbers, True, None."
+        ) from (error)
+
+
+def require_number(value, what):
+    """Return `value` as a float, or raise Unusable; True and False are no numbers here."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Unusable(f"{what} is {describe(value)}: it has to be a number.")
+    return float(value)
+
+
+def parsed_by_deepspeed(config, world_size=1):
+    """Return what the installed DeepSpeed makes of a config on `world_size` ranks: its DeepSpeedConfig.
+
+    Raises Unusable with DeepSpeed's own error where it refuses the config.
+    """
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    require_dict(config, "The config")
+
+    class Ranks:
+        @staticmethod
+        def get_data_parallel_world_size():
+            return world_size
+
+    try:
+        return DeepSpeedConfig(copy.deepcopy(config), mpu=Ranks)
+    except Exception as error:
+        raise Unusable(f"DeepSpeed refuses this config on {world_size} ranks: {first_line(error)}", error) from error
+
+
+def first_line(error):
+    """Return an error's class and the telling line of its text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 2 and "validation error" in lines[0]:  # pydantic: what, where, why
+        lines = [f"{lines[1]}: {lines[2].partition(' [type=')[0]}"]
+    text = lines[0] if lines else "no message"
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+def _raised(function, error):
+    where = ""
+    code = getattr(function, "__code__", None)
+    for frame in traceback.extract_tb(error.__traceback__):
+        if code is not None and frame.filename == code.co_filename:
+            where = f" in line {frame.lineno} of its cell"
+    if isinstance(error, SystemExit):
+        return f"Your function called exit{where}: let it return instead."
+    if isinstance(error, NameError):
+        return f"Your function raised {first_line(error)}{where}: import or define that name inside the cell."
+    return f"Your function raised {first_line(error)}{where}."

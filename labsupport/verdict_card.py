@@ -1,0 +1,94 @@
+"""How a verdict and the reader's progress look: a card in a notebook, text in a terminal."""
+
+import html
+
+PASSED, NOT_YET, OPEN = ("✓", "#2a9d6a"), ("✗", "#d1782f"), ("–", "#8a8f98")
+BORDER = "1px solid color-mix(in srgb, currentColor 25%, transparent)"
+BOX = f"border:{BORDER};border-radius:6px;padding:.5em .9em;margin:.4em 0"
+
+
+class VerdictCard:
+    """One output of a cell: what is being waited for, and then the verdict in its place."""
+
+    def __init__(self, exercise):
+        self.exercise, self._handle = exercise, None
+
+    def show_waiting(self, starting):
+        """Say that the answer is being run, and on what."""
+        where = "a process of its own" if self.exercise.ranks == 1 else f"{self.exercise.ranks} ranks of its own"
+        words = f"Running your answer in {where} ..."
+        if starting:
+            words = f"Starting {where} for the checks, one time, which takes some ten seconds ..."
+        self._put(words, _card(OPEN, self.exercise.id, words, "", ""))
+
+    def show(self, verdict, note=None):
+        """Show the verdict; note: a sentence about the reader's progress file, or None."""
+        mark, title = OPEN, "not attempted"
+        if verdict.attempted:
+            mark, title = (PASSED, "passed") if verdict.passed else (NOT_YET, "not yet")
+        lines = [f"[{self.exercise.id}: {title}] {verdict.message}"]
+        lines += [f"Hint: {verdict.hint}"] if verdict.hint else []
+        lines += [note] if note else []
+        heading = f"{self.exercise.id}: {title}"
+        self._put("\n".join(lines), _card(mark, heading, verdict.message, verdict.hint, note or ""))
+
+    def _put(self, plain, rich):
+        if not _in_notebook():
+            print(plain, flush=True)
+            return
+        from IPython.display import display
+
+        bundle = {"text/plain": plain, "text/html": rich}
+        if self._handle is None:
+            self._handle = display(bundle, raw=True, display_id=True)
+        else:
+            self._handle.update(bundle, raw=True)
+
+
+def show_summary(lab, exercises_of_labs, done, sentence):
+    """Show this lab's exercises one by one and the other labs' as counts.
+
+    exercises_of_labs: the Exercises by lab. done: the ids that were passed. sentence: where the progress is kept.
+    """
+    here = exercises_of_labs[lab]
+    rows = [(exercise.id in done, exercise.id, exercise.title, exercise.minutes) for exercise in here]
+    counts = {name: (sum(e.id in done for e in each), len(each)) for name, each in exercises_of_labs.items()}
+    total = f"{counts[lab][0]} of {counts[lab][1]} exercises of this lab are done"
+    others = ", ".join(f"{name[:2]}: {passed} of {of}" for name, (passed, of) in counts.items() if name != lab)
+    plain = [f"{total}."]
+    plain += [f"  [{'x' if passed else ' '}] {name:22} {title}" for passed, name, title, _ in rows]
+    plain += [f"The other labs: {others}.", sentence]
+    if not _in_notebook():
+        print("\n".join(plain))
+        return
+    from IPython.display import display
+
+    cells = "".join(
+        f"<tr><td><strong>{'✓ done' if passed else '– open'}</strong></td>"
+        f"<td><code>{name}</code></td><td>{html.escape(title)}</td><td>{minutes} min</td></tr>"
+        for passed, name, title, minutes in rows
+    )
+    rich = (
+        f'<div class="exercise-progress" style="{BOX}"><strong>{total}.</strong>'
+        f'<table style="margin:.5em 0"><thead><tr><th></th><th>exercise</th><th>what</th><th>time</th></tr></thead>'
+        f"<tbody>{cells}</tbody></table>"
+        f'<div>The other labs: {others}.</div><div style="opacity:.8">{html.escape(sentence)}</div></div>'
+    )
+    display({"text/plain": "\n".join(plain), "text/html": rich}, raw=True)
+
+
+def _card(mark, heading, message, hint, note):
+    symbol, colour = mark
+    body = f'<div><span aria-hidden="true" style="color:{colour}">{symbol}</span> <strong>{heading}</strong></div>'
+    body += f"<div>{html.escape(message)}</div>"
+    if hint:
+        body += f"<details><summary>Hint</summary>{html.escape(hint)}</details>"
+    if note:
+        body += f'<div style="opacity:.8">{html.escape(note)}</div>'
+    return f'<div class="exercise-verdict" role="status" style="{BOX};border-left:5px solid {colour}">{body}</div>'
+
+
+def _in_notebook():
+    from IPython import get_ipython
+
+    return hasattr(get_ipython(), "kernel")

@@ -1,0 +1,112 @@
+"""Every exercise: known wrong answers get their message, right ones pass, the stub is told apart, the lab has it."""
+
+import ast
+import functools
+import re
+from importlib import import_module
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+from labsupport.checking import NOT_ATTEMPTED
+from labsupport.exercises import MODULES, catalog, lab_of, verify
+
+EXERCISES = catalog()
+LABS = {lab: nbformat.read(ROOT / "notebooks" / f"{lab}.ipynb", 4).cells for lab in MODULES}
+each_exercise = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.id)
+WRONG = [
+    pytest.param(exercise, name, answer, id=f"{exercise.id}-{name}-{number}".replace(" ", "-"))
+    for exercise in EXERCISES
+    for name, mistake in exercise.mistakes.items()
+    for number, answer in enumerate(mistake.answers, 1)
+]
+
+
+def right_answers(exercise):
+    topic = MODULES[lab_of(exercise)].removeprefix("exercises_")
+    return import_module(f"right_answers_{topic}").RIGHT.get(exercise.id, ())
+
+
+@functools.cache
+def imports_of(lab):
+    """The import statements of a lab's first code cell, which a reader has run before any exercise."""
+    first = next(cell.source for cell in LABS[lab] if cell.cell_type == "code")
+    tree = ast.parse("\n".join(line for line in first.splitlines() if not line.startswith("%")))
+    tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return compile(tree, f"<imports of {lab}>", "exec")
+
+
+def answer_of(exercise, *sources):
+    """What cells with these sources leave under the exercise's name."""
+    names = {"__name__": "__main__"}
+    exec(imports_of(lab_of(exercise)), names)
+    names["check"] = lambda *_, **__: None
+    for source in sources:
+        exec(compile(source, f"<cell of {exercise.id}>", "exec"), names)
+    return names[exercise.answer]
+
+
+def cell_of(exercise, part):
+    found = [cell for cell in LABS[lab_of(exercise)] if cell.id == f"exercise-{exercise.id}-{part}"]
+    assert len(found) == 1, f"{exercise.id} has {len(found)} cells called {part}"
+    return found[0]
+
+
+def test_there_are_enough_exercises_and_each_id_is_there_once():
+    ids = [exercise.id for exercise in EXERCISES]
+    assert len(ids) == len(set(ids)) >= 24
+    assert all(exercise.id[:3] == f"{lab_of(exercise)[:2]}-" for exercise in EXERCISES)
+
+
+@pytest.mark.parametrize(("exercise", "name", "answer"), WRONG)
+def test_a_known_wrong_answer_gets_its_message(exercise, name, answer):
+    verdict = verify(exercise.id, answer_of(exercise, answer))
+    template = exercise.mistakes[name].message
+    expected = ".+".join(map(re.escape, re.split(r"\{\w+(?::\w+)?\}", template)))
+    assert not verdict.passed
+    assert re.fullmatch(expected, verdict.message, re.DOTALL), (
+        f"{name!r} should be told, and was told: {verdict.message}"
+    )
+
+
+@each_exercise
+def test_an_exercise_knows_four_wrong_answers_that_differ_in_what_is_said(exercise):
+    told = [mistake.message for mistake in exercise.mistakes.values() if mistake.answers]
+    assert len(set(told)) == len(told) >= 3
+    assert sum(len(mistake.answers) for mistake in exercise.mistakes.values()) >= 4
+
+
+@each_exercise
+def test_the_solution_passes(exercise):
+    cells = (cell_of(exercise, part).source for part in ("stub", "solution"))
+    verdict = verify(exercise.id, answer_of(exercise, *cells))
+    assert verdict.passed, verdict.message
+
+
+@each_exercise
+def test_three_other_right_answers_pass(exercise):
+    sources = right_answers(exercise)
+    assert len(set(sources)) >= 3
+    for source in sources:
+        verdict = verify(exercise.id, answer_of(exercise, source))
+        assert verdict.passed, f"{verdict.message}\n{source}"
+
+
+@each_exercise
+def test_the_untouched_stub_is_not_attempted(exercise):
+    verdict = verify(exercise.id, answer_of(exercise, cell_of(exercise, "stub").source))
+    assert (verdict.passed, verdict.message) == (False, NOT_ATTEMPTED)
+
+
+@each_exercise
+def test_the_lab_shows_the_exercise_as_the_catalog_describes_it(exercise):
+    task, stub, check, solution = (cell_of(exercise, part) for part in ("task", "stub", "check", "solution"))
+    assert task.source.startswith(f"### Exercise {exercise.id}: {exercise.title}\n\n{exercise.heading()}\n")
+    assert 2 <= len(re.findall(r"<details><summary>Hint \d</summary>", task.source)) <= 3
+    assert check.source == f'check("{exercise.id}", {exercise.answer})'
+    assert stub.metadata.tags == ["exercise"]
+    assert solution.metadata.tags == ["solution", "hide-cell"]
+    assert solution.source.endswith(f'check("{exercise.id}", {exercise.answer}, record=False)')
+    cells = LABS[lab_of(exercise)]
+    assert cells.index(task) + 3 == cells.index(stub) + 2 == cells.index(check) + 1 == cells.index(solution)
