@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # DeepSpeed's op builder and the ranks look for ninja and python on the PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help book test measure serve lab setup ops lint clean
+.PHONY: help book test measure milestone learner grade serve lab setup ops lint clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -21,6 +21,16 @@ test: ops lint  ## lint, unit tests, multi-rank tests, every lab, a strict book 
 measure: ops  ## predicted beside measured: run all cells again and record them, 40 minutes at most
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python benchmarks/agreement.py
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python benchmarks/step_time.py
+
+milestone: ops  ## train with your own module on two ranks: make milestone MODULE=my_trainer.py
+	@$(BIN)/python -m labsupport.milestone "$(MODULE)"
+
+learner: setup  ## the labs without solutions in _build/learner, to hand out
+	$(BIN)/jupyter nbconvert --to notebook --TagRemovePreprocessor.enabled=True \
+		--TagRemovePreprocessor.remove_cell_tags=solution --output-dir _build/learner/notebooks notebooks/*.ipynb
+
+grade: ops  ## grade a folder of submitted labs: make grade FOLDER=submissions CSV=grades.csv
+	@$(BIN)/python -m labsupport.grading "$(FOLDER)" "$(CSV)"
 
 serve:  ## show the built book on http://localhost:8000 (PORT=... for another port)
 	@test -f _build/html/index.html || { echo "error: there is no book in _build/html yet: run make book first." >&2; exit 1; }

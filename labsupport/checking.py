@@ -97,8 +97,9 @@ class Workers:
             raise
         wrong = sorted((reply["kind"] != "mistake", rank) for rank, reply in replies.items() if not reply["passed"])
         if wrong or len(replies) < self.ranks:
-            in_one_place = len(wrong) == self.ranks and all(reply["kind"] != "gone" for reply in replies.values())
-            if not in_one_place:  # the next answer would meet a rank that still waits within this one
+            kinds = {reply["kind"] for reply in replies.values()}
+            fit_for_more = kinds <= {"mistake", "not attempted"} or (self.ranks == 1 and "gone" not in kinds)
+            if len(wrong) < self.ranks or not fit_for_more:  # a rank may still wait within this answer
                 self.stop()
         return replies[wrong[0][1]] if wrong else replies[0] if len(replies) == self.ranks else None
 
@@ -154,7 +155,7 @@ def _gone():
 def judged(exercise: Exercise, load_answer):
     """Run an exercise's check on the answer that load_answer() gives, and return the verdict as a dict."""
     try:
-        exercise.check(load_answer())
+        measured = exercise.check(load_answer())
     except NotAttempted:
         return {"passed": False, "kind": "not attempted", "message": NOT_ATTEMPTED, "hint": ""}
     except Mistaken as found:
@@ -166,7 +167,8 @@ def judged(exercise: Exercise, load_answer):
     except BaseException as error:  # whatever a strange answer brings about in a check is a verdict too
         message = f"This answer could not be judged ({first_line(error)}): compare its kind with what is asked for."
         return {"passed": False, "kind": "unusable", "message": message, "hint": ""}
-    return {"passed": True, "kind": "passed", "message": f"Right: {exercise.target}.", "hint": ""}
+    message = "\n".join(filter(None, [f"Right: {exercise.target}.", measured]))
+    return {"passed": True, "kind": "passed", "message": message, "hint": ""}
 
 
 def _work(connection, parent):

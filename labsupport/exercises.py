@@ -29,6 +29,7 @@ MODULES = {
     "06_offload": "exercises_offload",
     "07_huggingface": "exercises_huggingface",
     "08_multinode": "exercises_multinode",
+    "09_milestone": "milestone",
 }
 _workers = {}  # by number of ranks: those that an earlier check started
 
@@ -65,10 +66,12 @@ def lab_of(exercise):
 
 def find(exercise_id):
     """Return the Exercise of this id, or raise LabError with the nearest id."""
-    by_id = {exercise.id: exercise for exercise in catalog()}
-    if exercise_id in by_id:
-        return by_id[exercise_id]
-    near = difflib.get_close_matches(str(exercise_id), by_id, n=1, cutoff=0.4) or ["01-batch"]
+    for lab in MODULES:
+        if str(exercise_id)[:2] == lab[:2]:
+            for exercise in of_lab(lab):
+                if exercise.id == exercise_id:
+                    return exercise
+    near = difflib.get_close_matches(str(exercise_id), [each.id for each in catalog()], n=1, cutoff=0) or ["01-batch"]
     raise LabError(f"There is no exercise {exercise_id!r}: did you mean {near[0]!r}?")
 
 

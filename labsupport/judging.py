@@ -32,7 +32,8 @@ class Exercise:
 
     id: "NN-name", NN being the lab. difficulty: 1 to 5. target: what must hold, as a number or a behaviour. answer: the
     name that the reader's cell defines. check: called with the answer, on `ranks` processes of one process group; more
-    than `seconds` of it are ended from outside. mistakes: by name; "hangs" is what an answer that does not end is told.
+    than `seconds` of it are ended from outside; it may return lines about what it measured, which a right answer is
+    shown. mistakes: by name; "hangs" is what an answer that does not end is told.
     """
 
     id: str
@@ -177,7 +178,7 @@ def _raised(function, error):
     code = getattr(function, "__code__", None)
     for frame in traceback.extract_tb(error.__traceback__):
         if code is not None and frame.filename == code.co_filename:
-            where = f" in line {frame.lineno} of its cell"
+            where = f" in line {frame.lineno}"
     if isinstance(error, SystemExit):
         return f"Your function called exit{where}: let it return instead."
     if isinstance(error, NameError):

@@ -248,11 +248,16 @@ def banner(result):
                                 f"{mebibytes(result['peak_bytes_per_rank'])} peak"),
         ("Samples per second", f"{result['samples_per_second']:.1f}"),
     ]  # fmt: skip
-    lines = ["=" * BANNER_WIDTH, "Lab 05 Milestone: DeepSpeed Training Complete!", "=" * BANNER_WIDTH]
-    lines += [f"{name + ':':24}{value}" for name, value in rows]
+    lines = [f"{name + ':':24}{value}" for name, value in rows]
     if result["world_size"] == 1 and result["stage"] > 0:
         lines.append("One rank: nothing is partitioned. Start two with: deepspeed --num_gpus 2 ...")
-    return "\n".join([*lines, "=" * BANNER_WIDTH])
+    return framed(lines)
+
+
+def framed(lines):
+    """Return lines of text under the milestone's title."""
+    bar = "=" * BANNER_WIDTH
+    return "\n".join([bar, "Lab 05 Milestone: DeepSpeed Training Complete!", bar, *lines, bar])
 
 
 def ranks_in_words(count):

@@ -1,10 +1,26 @@
-"""The milestone, and what must hold whatever the stage: the stages change where bytes live, not what is learned."""
+"""The milestone, and what must hold whatever the stage: the stages change where bytes live, not what is learned.
+
+MODULE=my_trainer.py pytest tests/test_deepspeed.py::test_milestone_deepspeed_training runs a reader's own trainer.
+"""
+
+import os
+from pathlib import Path
 
 import pytest
 import rank_work
 
+from labsupport import deepspeed_trainer
+from labsupport.exercises import verify
 
-def test_milestone_deepspeed_training(two_ranks, tmp_path):
+
+def test_milestone_deepspeed_training():
+    module = Path(os.environ.get("MODULE") or deepspeed_trainer.__file__)
+    verdict = verify("09-milestone", module.resolve())
+    if not verdict.passed:
+        pytest.fail(f"{verdict.message} {verdict.hint}", pytrace=False)
+
+
+def test_two_ranks_train_save_and_resume(two_ranks, tmp_path):
     seen = two_ranks.run(rank_work.milestone, str(tmp_path / "checkpoint"))
     first, second = seen
     assert first["world_size"] == second["world_size"] == len(two_ranks) == 2

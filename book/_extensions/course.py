@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import agreement_blocks  # beside this file
+import exercise_blocks
 import finished_pages
 import scaling_blocks
 import selector_blocks
@@ -86,7 +87,7 @@ class ComputedDirective(SphinxDirective):
         return [nodes.raw("", content._repr_mimebundle_()["text/html"], format="html")]
 
 
-BLOCKS = (scaling_blocks, agreement_blocks, selector_blocks)
+BLOCKS = (scaling_blocks, agreement_blocks, selector_blocks, exercise_blocks)
 
 
 def computed_block(name):
