@@ -8,7 +8,6 @@ CPU ranks, also beside GPUs, so that an answer is judged alike on every machine.
 """
 
 import contextlib
-import importlib
 import json
 import multiprocessing.connection
 import os
@@ -27,6 +26,7 @@ from labsupport.judging import Exercise, Mistaken, NotAttempted, Unusable, first
 START_SECONDS = 600  # an op that was never compiled on this machine takes up to a minute of it
 PEER_SECONDS = 3  # how long the other ranks may take once one has found the answer wrong
 MEMORY_BYTES = 8 * 2**30  # of private memory for a worker, more than any exercise needs
+MEET = b"meet"  # the job of showing that the group still works
 NOT_ATTEMPTED = "Not attempted yet: replace the ... in the cell above, run it, and run this cell again."
 
 
@@ -69,13 +69,14 @@ class Workers:
             self.stop()
             raise
 
-    def judge(self, module, exercise_id, payload, seconds):
+    def judge(self, exercise, payload):
         """Return the verdict on a pickled answer as a dict: "passed", "message", "hint", "kind".
 
-        Ends the workers when the answer has not ended after `seconds`, and when one rank has ended it and another not.
+        Returns None for an answer that does not end in the exercise's time. The workers are ended then, and when one
+        rank has ended the answer and another has not.
         """
-        job = json.dumps([module, exercise_id]).encode()
-        replies, deadline = {}, time.monotonic() + seconds
+        job = exercise.id.encode()
+        replies, deadline = {}, time.monotonic() + exercise.seconds
         try:
             for connection in self._connections:
                 connection.send_bytes(job)
@@ -96,12 +97,18 @@ class Workers:
             self.stop()
             raise
         wrong = sorted((reply["kind"] != "mistake", rank) for rank, reply in replies.items() if not reply["passed"])
-        if wrong or len(replies) < self.ranks:
-            kinds = {reply["kind"] for reply in replies.values()}
-            fit_for_more = kinds <= {"mistake", "not attempted"} or (self.ranks == 1 and "gone" not in kinds)
-            if len(wrong) < self.ranks or not fit_for_more:  # a rank may still wait within this answer
-                self.stop()
+        if len(replies) < self.ranks or (wrong and not self._are_together(replies)):
+            self.stop()
         return replies[wrong[0][1]] if wrong else replies[0] if len(replies) == self.ranks else None
+
+    def _are_together(self, replies):
+        """Whether the workers can take another answer: none is gone, and none is still within the last one."""
+        if any(reply["kind"] == "gone" for reply in replies.values()):
+            return False
+        deadline = time.monotonic() + PEER_SECONDS
+        for connection in self._connections:
+            connection.send_bytes(MEET)
+        return all(c.poll(max(0, deadline - time.monotonic())) and _received(c) for c in self._connections)
 
     @property
     def alive(self):
@@ -160,7 +167,7 @@ def judged(exercise: Exercise, load_answer):
         return {"passed": False, "kind": "not attempted", "message": NOT_ATTEMPTED, "hint": ""}
     except Mistaken as found:
         mistake = exercise.mistakes[found.name]
-        message = mistake.message.format(**found.values) if found.values else mistake.message
+        message = mistake.message.format(**found.values)
         return {"passed": False, "kind": "mistake", "message": message, "hint": mistake.hint}
     except Unusable as problem:
         return {"passed": False, "kind": "unusable", "message": str(problem), "hint": ""}
@@ -178,24 +185,47 @@ def _work(connection, parent):
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, resource.RLIM_INFINITY))
 
     import cloudpickle
-    import deepspeed
-    import torch  # noqa: F401 - loaded before the first answer, so that no answer waits for it
 
-    from labsupport.engine import start_distributed
+    from labsupport.exercises import find
 
-    start_distributed()
-    deepspeed.utils.logger.setLevel("ERROR")
+    _warm_up()
     connection.send_bytes(b"true")
     while True:
         try:
-            module, exercise_id = json.loads(connection.recv_bytes())
+            job = connection.recv_bytes()
+            if job == MEET:
+                connection.send_bytes(json.dumps(_meet()).encode())
+                continue
             payload = connection.recv_bytes()
         except EOFError:
             return
-        exercises = importlib.import_module(module).EXERCISES
-        exercise = next(each for each in exercises if each.id == exercise_id)
-        verdict = judged(exercise, lambda payload=payload: cloudpickle.loads(payload))
+        verdict = judged(find(job.decode()), lambda payload=payload: cloudpickle.loads(payload))
         connection.send_bytes(json.dumps(verdict).encode())
+
+
+def _warm_up():
+    """Load DeepSpeed, join the group, and make one engine, so that no answer is charged for it: some seconds."""
+    import deepspeed
+    import torch
+
+    from labsupport.config import create_deepspeed_config
+    from labsupport.engine import initialize_deepspeed, start_distributed
+
+    start_distributed()
+    deepspeed.utils.logger.setLevel("ERROR")
+    config = create_deepspeed_config(2, precision="fp32", train_batch_size=torch.distributed.get_world_size())
+    initialize_deepspeed(torch.nn.Linear(2, 2), config)[0].destroy()
+
+
+def _meet():
+    """Whether a collective still gives what it must: one that an answer left unfinished would spoil it."""
+    import torch
+
+    seen = torch.full((3,), float(torch.distributed.get_rank() + 1))
+    with contextlib.suppress(RuntimeError):  # a group that the answer has destroyed, or a peer that is gone
+        torch.distributed.all_reduce(seen)
+    ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 0
+    return bool((seen == ranks * (ranks + 1) / 2).all())
 
 
 def _end_with(parent):

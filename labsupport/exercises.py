@@ -15,7 +15,7 @@ from importlib import import_module
 
 from labsupport import progress
 from labsupport.checking import NOT_ATTEMPTED, Workers
-from labsupport.errors import LabError
+from labsupport.errors import LabError, TrainingError
 from labsupport.judging import describe, is_stub
 from labsupport.verdict_card import VerdictCard, show_summary
 
@@ -99,8 +99,7 @@ def verify(exercise_id, answer):
 
 def verify_pickled(exercise, payload):
     """Return the Verdict on an answer that cloudpickle has turned into bytes; it is opened by the workers alone."""
-    module = f"labsupport.{MODULES[lab_of(exercise)]}"
-    verdict = _ready_workers(exercise.ranks).judge(module, exercise.id, payload, exercise.seconds)
+    verdict = _ready_workers(exercise.ranks).judge(exercise, payload)
     if verdict is None:
         hangs = exercise.mistakes.get("hangs")
         if hangs is not None:
@@ -139,7 +138,10 @@ def _ready_workers(ranks):
     if not _is_up(ranks):
         if ranks in _workers:
             _workers.pop(ranks).stop()
-        _workers[ranks] = Workers(ranks)
+        try:
+            _workers[ranks] = Workers(ranks)
+        except TrainingError:  # another program may have taken the port that was free a moment ago
+            _workers[ranks] = Workers(ranks)
     return _workers[ranks]
 
 

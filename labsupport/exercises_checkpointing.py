@@ -1,3 +1,363 @@
-"""The exercises of lab 05."""
+"""The exercises of lab 05: save and load on every rank; those on resuming stand in exercises_resuming.py."""
 
-EXERCISES = ()
+import math
+from pathlib import Path
+
+from labsupport.checkpoint_checks import adam_config, apart, common_folder, flat_weights, kept_engines, train_steps
+from labsupport.exercises_resuming import CLIENT_STATE, OTHER_RANKS
+from labsupport.judging import Exercise, Mistake, Mistaken, Unusable, call, describe, first_line
+from labsupport.meeting import Meeting
+
+POSITION = 17  # batches read after two steps: no other number of the engine
+
+
+def _save_load(answer):
+    if not isinstance(answer, tuple | list) or len(answer) != 2 or not all(map(callable, answer)):
+        raise Unusable(f"The answer is {describe(answer)}: it has to be the pair (save, load) of two functions.")
+    meeting = Meeting()
+    for stage in (2, 3):
+        with common_folder() as folder, kept_engines() as make:
+            straight = _saved_twice(meeting, answer[0], make(adam_config(stage)), folder)
+            resumed = make(adam_config(stage), seed=1)
+            position = _position(meeting, answer[1], resumed, f"{folder}/run")
+            _judge_load(meeting, resumed, position)
+            _judge_training(meeting, stage, resumed, straight)
+            _judge_missing(meeting, answer[1], resumed, f"{folder}/no-such-run")
+
+
+def _saved_twice(meeting, save, engine, folder):
+    """Train, save, train on and save elsewhere; return the weights at the end."""
+    train_steps(engine, 0, 2)
+    meeting.call(save, engine, f"{folder}/run", POSITION)
+    train_steps(engine, 2, 4)
+    meeting.call(save, engine, f"{folder}/later", POSITION + 6)
+    if not any(path.is_file() for path in Path(folder).rglob("run*/**/*")):
+        raise Unusable("Your save leaves no file in the folder.")
+    return flat_weights(engine)
+
+
+def _position(meeting, load, engine, folder):
+    try:
+        return meeting.call(load, engine, folder)
+    except Unusable as problem:
+        if engine.global_steps not in (0, 2):
+            raise Mistaken("counter", steps=engine.global_steps) from problem
+        if isinstance(problem.error, KeyError):
+            raise Mistaken("position lost", happened=f"raises {first_line(problem.error)}") from problem
+        raise
+
+
+def _judge_load(meeting, engine, position):
+    usable = isinstance(position, int | float) and not isinstance(position, bool)
+    facts = meeting.facts([engine.global_steps, position if usable else describe(position)])
+    for rank, (steps, given) in enumerate(facts):
+        if steps == 0:
+            raise Mistaken("engine not restored", rank=rank)
+        if steps != 2:
+            raise Mistaken("counter", steps=steps)
+        if given != POSITION:
+            raise Mistaken("position lost", happened=f"returns {given}")
+
+
+def _judge_training(meeting, stage, resumed, straight):
+    train_steps(resumed, 2, 4)
+    if any(not apart < 1e-6 for apart in meeting.facts(apart(flat_weights(resumed), straight))):
+        raise Mistaken("other training", stage=stage)
+
+
+def _judge_missing(meeting, load, engine, folder):
+    try:
+        happened = f"it returned {describe(call(load, engine, folder))}"
+    except Unusable as problem:
+        right = isinstance(problem.error, FileNotFoundError)
+        happened = None if right else f"it raised {first_line(problem.error)}"
+    for told in meeting.facts(happened):
+        if told is not None:
+            raise Mistaken("missing folder", happened=told)
+
+
+_SAVE = """def save(engine, folder, batches_read):
+    engine.save_checkpoint(folder, client_state={"batches_read": batches_read})
+"""
+_LOAD = """def load(engine, folder):
+    path, state = engine.load_checkpoint(folder)
+    if path is None:
+        raise FileNotFoundError(folder)
+    return state["batches_read"]
+"""
+
+
+def _pair(save=_SAVE, load=_LOAD):
+    return f"{save}\n{load}\nsave_and_load = (save, load)"
+
+
+SAVE_LOAD = Exercise(
+    id="05-save-load",
+    title="A resume that goes on where the run stopped",
+    difficulty=3,
+    minutes=10,
+    target="on two ranks, at stages 2 and 3, the resumed run ends with the weights of the uninterrupted one",
+    answer="save_and_load",
+    check=_save_load,
+    ranks=2,
+    seconds=30,
+    mistakes={
+        "position lost": Mistake(
+            "Your load {happened}, and the run had read 17 batches. DeepSpeed saves nothing of where you are in "
+            "your data: the position has to go into the checkpoint, under a key of your own.",
+            (
+                _pair(
+                    "def save(engine, folder, batches_read):\n    engine.save_checkpoint(folder)\n",
+                    _LOAD.replace('["batches_read"]', '.get("batches_read", 0)'),
+                ),
+                _pair(load=_LOAD.replace('state["batches_read"]', "engine.global_steps")),
+                _pair("def save(engine, folder, batches_read):\n    engine.save_checkpoint(folder)\n"),
+            ),
+        ),
+        "counter": Mistake(
+            "The engine made 2 steps, and after your load it believes in {steps}. `client_state` is laid over the "
+            "engine's own dict, so a key of yours has replaced one of its own.",
+            (
+                _pair(
+                    _SAVE.replace('"batches_read"', '"global_steps"'),
+                    _LOAD.replace('state["batches_read"]', "engine.global_steps"),
+                ),
+                _pair(
+                    _SAVE.replace('"batches_read"', '"global_steps"'),
+                    _LOAD.replace('"batches_read"', '"global_steps"'),
+                ),
+            ),
+            "Choose a key that is surely yours.",
+        ),
+        "engine not restored": Mistake(
+            "After your load the engine of rank {rank} counts 0 steps. The weights alone are not the state of a run: "
+            "the masters, Adam's states, the scheduler and the counters have to come back, on every rank.",
+            (
+                _pair(load=_LOAD.replace("(folder)\n    if", "(folder, load_module_only=True)\n    if")),
+                """import json, os
+import torch
+
+def save(engine, folder, batches_read):
+    os.makedirs(folder, exist_ok=True)
+    torch.save([engine.module.state_dict(), batches_read], f"{folder}/{torch.distributed.get_rank()}.pt")
+
+def load(engine, folder):
+    weights, batches_read = torch.load(f"{folder}/{torch.distributed.get_rank()}.pt")
+    engine.module.load_state_dict(weights)
+    return batches_read
+
+save_and_load = (save, load)""",
+            ),
+        ),
+        "other training": Mistake(
+            "At stage {stage} the steps after your load do not end at the weights of the uninterrupted run. Adam's "
+            "momentum and variance and the learning-rate scheduler are parts of a run as well.",
+            (
+                _pair(load=_LOAD.replace("(folder)\n    if", "(folder, load_optimizer_states=False)\n    if")),
+                _pair(load=_LOAD.replace("(folder)\n    if", "(folder, load_lr_scheduler_states=False)\n    if")),
+            ),
+        ),
+        "missing folder": Mistake(
+            "With a folder that does not exist your load has to raise FileNotFoundError; {happened}. The engine itself "
+            "raises nothing: it returns (None, None), and a script that does not look trains from random weights.",
+            (
+                _pair(load=_LOAD.replace("    if path is None:\n        raise FileNotFoundError(folder)\n", "")),
+                _pair(load=_LOAD.replace("raise FileNotFoundError(folder)", "return 0")),
+            ),
+            "Which of the two values tells that nothing was loaded?",
+        ),
+        "hangs": Mistake(
+            "One rank waits for the other. Saving is collective: every rank writes its own files, and they wait for "
+            "each other, so no rank may be left out.",
+            (
+                _pair(
+                    """import torch
+
+def save(engine, folder, batches_read):
+    if torch.distributed.get_rank() == 0:
+        engine.save_checkpoint(folder, client_state={"batches_read": batches_read})
+"""
+                ),
+            ),
+        ),
+    },
+)
+
+
+# The losses of the two ranks, and the best mean so far. All numbers are exact in fp32.
+EPOCHS = (
+    ((1.0, 3.0), math.inf),
+    ((1.0, 4.0), 2.0),
+    ((0.5, 1.5), 2.0),
+    ((3.0, 1.0), 2.0),
+    ((5.0, 7.0), 4.0),
+    ((0.75, 0.25), 4.0),
+)
+
+
+def _save_best(answer):
+    if not callable(answer):
+        call(answer)
+    meeting = Meeting()
+    with common_folder() as folder, kept_engines() as make:
+        engine = make(adam_config(2))
+        train_steps(engine, 0, 1)
+        really_save, calls = engine.save_checkpoint, []
+        engine.save_checkpoint = lambda *given, **named: calls.append((given, named)) or True
+        seen = []
+        for losses, best in EPOCHS:
+            calls.clear()
+            returned = _plain(meeting.call(answer, engine, folder, losses[meeting.rank], best))
+            seen.append([len(calls), returned])
+        _judge_best(meeting.facts(seen))
+        given, named = calls[-1]  # the last epoch is one to save
+        really_save(*given, **named)
+        meeting.facts("saved")  # rank 0 writes the file `latest` after all others have left
+        loaded = engine.load_checkpoint(folder)[0]
+        if None in meeting.facts(loaded):
+            raise Unusable("What your function saves cannot be loaded from the folder: save into `folder` itself.")
+
+
+def _plain(value):
+    """A number as a float, and what is no number in words."""
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        value = value.item()
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else describe(value)
+
+
+def _judge_best(by_rank):
+    """by_rank: for each rank and epoch, how often it saved and what it returned."""
+    for returned in (returned for epochs in by_rank for _, returned in epochs):
+        if isinstance(returned, str):
+            raise Unusable(f"Your function returns {returned}: it has to be a number, the best mean so far.")
+    means = [sum(losses) / 2 for losses, _ in EPOCHS]
+    bests = [best for _, best in EPOCHS]
+    right = [mean < best for mean, best in zip(means, bests, strict=True)]
+    saved = [[saves > 0 for saves, _ in epochs] for epochs in by_rank]
+    if saved[0] != saved[1]:
+        alone = saved[1 - saved.index(max(saved, key=sum))].count(True) == 0
+        raise Mistaken("one rank saves" if alone else "each its own", **_first_split(saved))
+    for epoch, (losses, best) in enumerate(EPOCHS):
+        if saved[0][epoch] != right[epoch]:
+            values = {"losses": f"{losses[0]} and {losses[1]}", "best": best, "mean": means[epoch]}
+            if all(saved[0]):
+                raise Mistaken("always", **values)
+            if saved[0] == [sum(losses) < best for losses, best in EPOCHS]:
+                raise Mistaken("sum", **values)
+            raise Mistaken("saves" if saved[0][epoch] else "does not save", **values)
+    for epoch, (losses, best) in enumerate(EPOCHS):
+        returned = [epochs[epoch][1] for epochs in by_rank]
+        expected = means[epoch] if right[epoch] else best
+        if returned != [expected, expected]:
+            values = {"losses": f"{losses[0]} and {losses[1]}", "best": best, "given": returned[0]}
+            raise Mistaken("own loss" if returned[0] != returned[1] else "another best", **values)
+
+
+def _first_split(saved):
+    epoch = next(number for number, (one, two) in enumerate(zip(*saved, strict=True)) if one != two)
+    losses, best = EPOCHS[epoch]
+    return {"losses": f"{losses[0]} and {losses[1]}", "best": best, "rank": 0 if saved[0][epoch] else 1}
+
+
+def _best(body, head="import torch\n\n"):
+    return f"{head}def save_if_better(engine, folder, loss, best):\n{body}"
+
+
+_MEAN = """    mean = torch.tensor(loss)
+    torch.distributed.all_reduce(mean)
+    mean = mean.item() / torch.distributed.get_world_size()
+"""
+_SAVE_BETTER = """    if mean < best:
+        engine.save_checkpoint(folder)
+        return mean
+    return best"""
+
+SAVE_BEST = Exercise(
+    id="05-save-best",
+    title="Keep the best checkpoint",
+    difficulty=3,
+    minutes=10,
+    target="both ranks save when the mean of their losses is below the best, and both return the same new best",
+    answer="save_if_better",
+    check=_save_best,
+    ranks=2,
+    seconds=30,
+    mistakes={
+        "one rank saves": Mistake(
+            "With losses of {losses} and a best of {best} rank {rank} calls `save_checkpoint` and the other does not. "
+            "In a real run it would wait there in vain: each rank writes its own part of the checkpoint.",
+            (
+                _best(
+                    _MEAN
+                    + """    if mean < best and torch.distributed.get_rank() == 0:
+        engine.save_checkpoint(folder)
+    return min(mean, best)"""
+                ),
+            ),
+        ),
+        "each its own": Mistake(
+            "With losses of {losses} and a best of {best} rank {rank} saves and the other does not. Each decides by "
+            "its own loss, and saving is collective: the one that saves would wait for the other in vain.",
+            (_best(_SAVE_BETTER.replace("mean", "loss"), head=""),),
+            "The ranks have to decide by one number that all of them know.",
+        ),
+        "always": Mistake(
+            "With losses of {losses} and a best of {best} nothing became better, and your function saves all the same. "
+            "The best checkpoint would be replaced by a worse one.",
+            (
+                _best(_MEAN + "    engine.save_checkpoint(folder)\n    return min(mean, best)"),
+                _best(_MEAN + "    engine.save_checkpoint(folder)\n    return mean"),
+            ),
+        ),
+        "sum": Mistake(
+            "With losses of {losses} and a best of {best} you do not save, although the mean is {mean}. An all-reduce "
+            "gives the sum over the ranks, unless you divide it.",
+            (_best(_MEAN.replace(" / torch.distributed.get_world_size()", "") + _SAVE_BETTER),),
+        ),
+        "saves": Mistake(
+            "With losses of {losses} and a best of {best} your function saves. The mean is {mean}, which is not below "
+            "the best.",
+            (
+                _best(_MEAN + _SAVE_BETTER.replace("mean < best", "mean <= best")),
+                _best(
+                    _MEAN.replace("(mean)\n", "(mean, op=torch.distributed.ReduceOp.MIN)\n").replace(
+                        " / torch.distributed.get_world_size()", ""
+                    )
+                    + _SAVE_BETTER
+                ),
+            ),
+        ),
+        "does not save": Mistake(
+            "With losses of {losses} and a best of {best} your function does not save. The mean is {mean}, which is "
+            "below the best.",
+            (_best(_MEAN + "    return min(mean, best)"),),
+        ),
+        "own loss": Mistake(
+            "With losses of {losses} and a best of {best} the ranks return different numbers. The next call would "
+            "compare with a best that differs from rank to rank, and sooner or later one saves alone.",
+            (_best(_MEAN + _SAVE_BETTER.replace("return mean", "return loss")),),
+        ),
+        "another best": Mistake(
+            "With losses of {losses} and a best of {best} your function returns {given}. Return the best mean so far, "
+            "whether it is the new one or the old one.",
+            (
+                _best(_MEAN + _SAVE_BETTER.replace("return best", "return mean")),
+                _best(_MEAN + _SAVE_BETTER.replace("return mean", "return best")),
+            ),
+        ),
+        "hangs": Mistake(
+            "One rank waits for the other. Both the mean over the ranks and the save are collective: a rank that is "
+            "left out leaves its peers waiting.",
+            (
+                _best(
+                    "    if torch.distributed.get_rank() == 0:\n"
+                    + "".join(f"    {line}\n" for line in (_MEAN + _SAVE_BETTER).splitlines()[:-1])
+                    + "    return best"
+                ),
+            ),
+        ),
+    },
+)
+
+
+EXERCISES = (CLIENT_STATE, SAVE_LOAD, SAVE_BEST, OTHER_RANKS)

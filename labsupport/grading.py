@@ -100,6 +100,8 @@ def _run(path, temporary, answers, minutes, memory_gib, cell_seconds):
     home = temporary / "home"
     home.mkdir()
     notebook = shutil.copy(path, home / "submission.ipynb")
+    for module in path.parent.glob("*.py"):  # the milestone's answer is a file beside its notebook
+        shutil.copy(module, home)
     environment = os.environ | {
         "HOME": str(home),
         "TMPDIR": str(home),

@@ -69,7 +69,7 @@ MISTAKES = {
         "update. What is returned is not the mean over the ranks of the loss of this batch.",
         (
             _ours((" / torch.distributed.get_world_size()", "")),
-            _ours(("self._update(loss)\n        return", "self._update(loss); loss = self._loss(batch)\n        return")),
+            _ours(("(loss.detach().float()), 1)", "(self._loss(batch).detach().float()), 1)")),
         ),
     ),
     "other losses": Mistake(

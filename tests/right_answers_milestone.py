@@ -1,6 +1,6 @@
 """Trainers that reach the milestone, each written differently from the course's own."""
 
-CLASS = '''import deepspeed
+CLASS = """import deepspeed
 import torch
 
 
@@ -43,7 +43,7 @@ class DeepSpeedTrainer:
 def create_offload_config(optimizer_offload=True, param_offload=False, offload_device="cpu"):
     wanted = {"offload_optimizer": optimizer_offload, "offload_param": param_offload}
     return {"zero_optimization": {name: {"device": offload_device} for name, yes in wanted.items() if yes}}
-'''
+"""
 METHODS = CLASS[CLASS.index("    def train_step") : CLASS.index("\n\ndef create_offload_config")]
 FUNCTIONS = CLASS.replace(
     CLASS[CLASS.index("class DeepSpeedTrainer") : CLASS.index("    def train_step")] + METHODS,

@@ -4,6 +4,7 @@ import ast
 import functools
 import re
 from importlib import import_module
+from string import Formatter
 
 import nbformat
 import pytest
@@ -24,7 +25,7 @@ WRONG = [
 
 
 def right_answers(exercise):
-    topic = MODULES[lab_of(exercise)].removeprefix("exercises_")
+    topic = lab_of(exercise)[3:]
     return import_module(f"right_answers_{topic}").RIGHT.get(exercise.id, ())
 
 
@@ -63,7 +64,8 @@ def test_there_are_enough_exercises_and_each_id_is_there_once():
 def test_a_known_wrong_answer_gets_its_message(exercise, name, answer):
     verdict = verify(exercise.id, answer_of(exercise, answer))
     template = exercise.mistakes[name].message
-    expected = ".+".join(map(re.escape, re.split(r"\{\w+(?::\w+)?\}", template)))
+    parts = [re.escape(text) + (".+" if field is not None else "") for text, field, *_ in Formatter().parse(template)]
+    expected = "".join(parts)
     assert not verdict.passed
     assert re.fullmatch(expected, verdict.message, re.DOTALL), (
         f"{name!r} should be told, and was told: {verdict.message}"

@@ -21,4 +21,4 @@ def exercise_totals():
     minutes = sum(exercise.minutes for exercise in catalog())
     known = sum(len(mistake.answers) for exercise in catalog() for mistake in exercise.mistakes.values())
     labs = sum(bool(of_lab(lab)) for lab in MODULES)
-    return f"{len(catalog())} exercises in {labs} labs, {minutes / 60:.0f} hours in all, with {known} known wrong answers."
+    return f"{len(catalog())} exercises in {labs} labs, {minutes / 60:.0f} hours in all, {known} known wrong answers."
