@@ -161,7 +161,8 @@ def parsed_by_deepspeed(config, world_size=1):
     try:
         return DeepSpeedConfig(copy.deepcopy(config), mpu=Ranks)
     except Exception as error:
-        raise Unusable(f"DeepSpeed refuses this config on {world_size} ranks: {first_line(error)}", error) from error
+        reason = first_line(error).rstrip(".")
+        raise Unusable(f"DeepSpeed refuses this config on {world_size} ranks: {reason}.", error) from error
 
 
 def first_line(error):

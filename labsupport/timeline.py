@@ -190,10 +190,10 @@ def _labels(engine):
     """While it lasts, the phases, gradients, collectives and the optimizer's inputs leave marks."""
     from deepspeed.comm import comm
 
-    undo = [_mark_calls(engine, phase, before=lambda *_, phase=phase, **__: _mark(phase)) for phase in PHASES]
-    undo.append(_mark_calls(engine, "backward", after=lambda: _mark_claims(engine)))
+    undo = [around_calls(engine, phase, before=lambda *_, phase=phase, **__: _mark(phase)) for phase in PHASES]
+    undo.append(around_calls(engine, "backward", after=lambda: _mark_claims(engine)))
     for name, arguments, role in COLLECTIVES:
-        undo.append(_mark_calls(comm.cdb, name, before=_marker(engine, role, arguments)))
+        undo.append(around_calls(comm.cdb, name, before=_marker(engine, role, arguments)))
     hooks = [module.register_forward_pre_hook(_mark_gathered) for module in engine.module.modules()]
     hooks += [p.register_hook(_gradient_marker(p)) for p in engine.module.parameters() if p.requires_grad]
     basic = getattr(engine, "basic_optimizer", None)
@@ -239,11 +239,11 @@ def _gradient_marker(parameter):
     return mark
 
 
-def _mark_calls(owner, name, before=None, after=None):
-    """Call `before` or `after` around owner.name for a while; return what undoes it."""
+def around_calls(owner, name, before=None, after=None):
+    """Call `before` with the arguments of owner.name, or `after` it, for a while; return what undoes it."""
     original, own = getattr(owner, name), name in vars(owner)
 
-    def marked(*arguments, **named):
+    def wrapped(*arguments, **named):
         if before:
             before(*arguments, **named)
         result = original(*arguments, **named)
@@ -251,7 +251,7 @@ def _mark_calls(owner, name, before=None, after=None):
             after()
         return result
 
-    setattr(owner, name, marked)
+    setattr(owner, name, wrapped)
     return (lambda: setattr(owner, name, original)) if own else (lambda: delattr(owner, name))
 
 

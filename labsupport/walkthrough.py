@@ -23,6 +23,7 @@ from labsupport.communication import total_wire_bytes
 from labsupport.config import create_deepspeed_config, merge_configs
 from labsupport.errors import LabError
 from labsupport.models import Preset
+from labsupport.timeline import around_calls
 
 # Embedding, layers and head have 262,400 elements each (the head 128 more): a bucket of gradients is one block.
 MODEL = Preset("llama", 4, 128, 4, 256, 512, vocabulary=2050)
@@ -166,9 +167,9 @@ class Recorder:
     def watching(self):
         """While it lasts, everything that the engine does becomes a frame."""
         undo = [*self._watch_modules(), *self._watch_releases(), *self._watch_collectives()]
-        undo.append(_around(self.engine.optimizer, "step", before=lambda *_, **__: self.begin("step", [])))
+        undo.append(around_calls(self.engine.optimizer, "step", before=lambda *_, **__: self.begin("step", [])))
         if hasattr(self.engine.optimizer, "reduce_ipg_grads"):  # stage 2 reduces while a backward pass goes on
-            undo.append(_around(self.engine.optimizer, "reduce_ipg_grads", after=self._resume))
+            undo.append(around_calls(self.engine.optimizer, "reduce_ipg_grads", after=self._resume))
         self.begin("rest", [])
         try:
             yield
@@ -234,7 +235,7 @@ class Recorder:
                 def released(param_list=None, *_, own=parameter, **__):
                     self.begin("release", self._blocks(param_list or [own]))
 
-                yield _around(parameter, "partition", before=released)
+                yield around_calls(parameter, "partition", before=released)
 
     def _watch_collectives(self):
         from deepspeed.comm import comm
@@ -250,7 +251,7 @@ class Recorder:
                 to = (positional[1:2] or [named["dst"]])[0] if plain == "reduce" else None
                 self.begin(plain, self._blocks_sent(plain), {plain: message_bytes}, to)
 
-            yield _around(comm.cdb, name, before=sent)
+            yield around_calls(comm.cdb, name, before=sent)
 
     def _blocks_sent(self, name):
         parameters = list(self.engine.module.parameters())
@@ -262,19 +263,3 @@ class Recorder:
 
     def _blocks(self, parameters):
         return sorted({self.block_of[id(parameter)] for parameter in parameters})
-
-
-def _around(owner, name, before=None, after=None):
-    """Call `before` with the arguments of owner.name, or `after` it, for a while; return what undoes it."""
-    original, own = getattr(owner, name), name in vars(owner)
-
-    def wrapped(*positional, **named):
-        if before:
-            before(*positional, **named)
-        result = original(*positional, **named)
-        if after:
-            after()
-        return result
-
-    setattr(owner, name, wrapped)
-    return (lambda: setattr(owner, name, original)) if own else (lambda: delattr(owner, name))

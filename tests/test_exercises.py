@@ -112,3 +112,47 @@ def test_the_lab_shows_the_exercise_as_the_catalog_describes_it(exercise):
     assert solution.source.endswith(f'check("{exercise.id}", {exercise.answer}, record=False)')
     cells = LABS[lab_of(exercise)]
     assert cells.index(task) + 3 == cells.index(stub) + 2 == cells.index(check) + 1 == cells.index(solution)
+
+
+@each_exercise
+def test_no_later_cell_of_the_lab_depends_on_an_answer(exercise):
+    """Else a lab would run with the solution and not with the untouched stub, or the other way round."""
+    cells = LABS[lab_of(exercise)]
+    stub, solution = cell_of(exercise, "stub"), cell_of(exercise, "solution")
+    pending = names_written(stub.source) | names_written(solution.source)
+    for cell in cells[cells.index(solution) + 1 :]:
+        if cell.cell_type == "code" and not cell.source.startswith("%%ranks"):
+            written = names_written(cell.source)
+            assert not pending & (names_read(cell.source) - written), cell.source
+            pending -= written
+
+
+def names_read(source):
+    tree = ast.walk(ast.parse(source))
+    return {node.id for node in tree if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+
+
+def names_written(source):
+    """The names that a cell leaves in the notebook: not imports, and nothing within its functions."""
+    found = set()
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+            found.add(statement.name)
+        elif not isinstance(statement, ast.Import | ast.ImportFrom):
+            nodes = ast.walk(statement)
+            found |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return found
+
+
+@each_exercise
+def test_a_run_of_the_lab_said_not_attempted_and_then_that_the_solution_passes(exercise):
+    executed = ROOT / "_build" / "executed" / f"{lab_of(exercise)}.ipynb"
+    if not executed.exists():
+        pytest.skip("the labs were not run yet: make book or make test runs them")
+    said = {}
+    for cell in nbformat.read(executed, 4).cells:
+        if cell.id.startswith(f"exercise-{exercise.id}-") and cell.cell_type == "code":
+            texts = [output.get("data", {}).get("text/plain", "") for output in cell.outputs]
+            said[cell.id.rpartition("-")[2]] = texts[-1] if texts else ""
+    assert said["check"].startswith(f"[{exercise.id}: not attempted]")
+    assert said["solution"].startswith(f"[{exercise.id}: passed]")
