@@ -9,6 +9,10 @@ from conftest import ROOT
 LABS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = ["01_config", "02_initialize", "03_training", "04_stages", "05_checkpointing", "06_offload", "07_huggingface",
          "08_multinode", "09_milestone"]  # fmt: skip
+OPTION = (
+    r'<details class="option (right|wrong)"><summary>(.+?)</summary>\n\n'
+    r"\*\*(Right|Not this one)\.\*\* (.+?)\n\n</details>"
+)
 RANK_COUNT = re.compile(r"\b\d+ ranks? up\b|\[rank \d+\]")
 ids = [lab.stem for lab in LABS]
 
@@ -55,3 +59,25 @@ def test_a_labs_outputs_come_from_live_ranks(lab):
         from_ranks += bool(asks_ranks and (any(text.strip() for text in texts) or "assert" in cell.source))
     assert any(RANK_COUNT.search(text) for text in outputs), "no output of this lab names its ranks"
     assert from_ranks >= 6, f"{from_ranks} cells show or assert something that live ranks measured"
+
+
+@pytest.mark.parametrize("lab", LABS, ids=ids)
+def test_a_lab_asks_three_to_five_questions_and_explains_every_answer(lab):
+    text = next(cell.source for cell in nbformat.read(lab, 4).cells if cell.id == "concept-check")
+    questions = re.split(r"^\*\*\d\.\*\* ", text, flags=re.M)[1:]
+    assert 3 <= len(questions) <= 5
+    for question in questions:
+        assert len(question.partition("<details")[0].strip()) > 20
+        options = re.findall(OPTION, question, re.S)
+        assert len(options) == question.count("<details") >= 3
+        kinds = [kind for kind, _, _, _ in options]
+        assert kinds.count("right") == 1
+        assert all((kind == "right") == (word == "Right") for kind, _, word, _ in options)
+        assert all(len(why) > 30 for *_, why in options)
+        assert len({summary for _, summary, _, _ in options}) == len(options)
+
+
+def test_every_lab_ends_in_the_readers_progress():
+    for lab in LABS:
+        shown = [cell.source for cell in nbformat.read(lab, 4).cells if cell.id == "progress"]
+        assert [source.splitlines()[-1] for source in shown] == [f'show_progress("{lab.stem}")']
