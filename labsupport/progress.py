@@ -12,16 +12,21 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
+NAMED_BY = "DEEPSPEED_COURSE_PROGRESS"
+
 
 def path():
     """Return where the file is, or will be."""
-    named = os.environ.get("DEEPSPEED_COURSE_PROGRESS")
+    named = os.environ.get(NAMED_BY)
     return Path(named) if named else Path(platformdirs.user_data_dir("deepspeed-course"), "progress.json")
 
 
 def where():
     """Return the sentence that says where the file is."""
-    return f"Your progress is in {path()}; deleting that file loses nothing else."
+    shown = (
+        f"the file that {NAMED_BY} names" if NAMED_BY in os.environ else str(path()).replace(str(Path.home()), "~", 1)
+    )
+    return f"Your progress is in {shown}; deleting that file loses nothing else."
 
 
 def done():

@@ -4,6 +4,7 @@ import html
 
 PASSED, NOT_YET, OPEN = ("✓", "#2a9d6a"), ("✗", "#d1782f"), ("–", "#8a8f98")
 BORDER = "1px solid color-mix(in srgb, currentColor 25%, transparent)"
+CELL = 'style="padding:.1em 1.2em .1em 0;text-align:left"'
 BOX = f"border:{BORDER};border-radius:6px;padding:.5em .9em;margin:.4em 0"
 
 
@@ -64,13 +65,14 @@ def show_summary(lab, exercises_of_labs, done, sentence):
     from IPython.display import display
 
     cells = "".join(
-        f"<tr><td><strong>{'✓ done' if passed else '– open'}</strong></td>"
-        f"<td><code>{name}</code></td><td>{html.escape(title)}</td><td>{minutes} min</td></tr>"
+        f"<tr><td {CELL}><strong>{'✓ done' if passed else '– open'}</strong></td><td {CELL}><code>{name}</code></td>"
+        f"<td {CELL}>{html.escape(title)}</td><td {CELL}>{minutes} min</td></tr>"
         for passed, name, title, minutes in rows
     )
+    head = "".join(f"<th {CELL}>{word}</th>" for word in ("done", "exercise", "what", "time"))
     rich = (
         f'<div class="exercise-progress" style="{BOX}"><strong>{total}.</strong>'
-        f'<table style="margin:.5em 0"><thead><tr><th></th><th>exercise</th><th>what</th><th>time</th></tr></thead>'
+        f'<table style="margin:.5em 0"><thead><tr>{head}</tr></thead>'
         f"<tbody>{cells}</tbody></table>"
         f'<div>The other labs: {others}.</div><div style="opacity:.8">{html.escape(sentence)}</div></div>'
     )

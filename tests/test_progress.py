@@ -22,6 +22,7 @@ def test_it_is_in_the_readers_own_folder_by_default(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
     assert progress.path().is_relative_to(tmp_path) and progress.path().name == "progress.json"
+    assert str(progress.path()).replace(str(tmp_path), "~") in progress.where()
 
 
 def test_what_was_passed_once_stays_passed_and_attempts_are_counted(file):
