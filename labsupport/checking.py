@@ -97,7 +97,7 @@ class Workers:
             self.stop()
             raise
         wrong = sorted((reply["kind"] != "mistake", rank) for rank, reply in replies.items() if not reply["passed"])
-        if len(replies) < self.ranks or (wrong and not self._are_together(replies)):
+        if len(replies) < self.ranks or not self._are_together(replies):
             self.stop()
         return replies[wrong[0][1]] if wrong else replies[0] if len(replies) == self.ranks else None
 
@@ -106,8 +106,11 @@ class Workers:
         if any(reply["kind"] == "gone" for reply in replies.values()):
             return False
         deadline = time.monotonic() + PEER_SECONDS
-        for connection in self._connections:
-            connection.send_bytes(MEET)
+        try:
+            for connection in self._connections:
+                connection.send_bytes(MEET)
+        except OSError:
+            return False
         return all(c.poll(max(0, deadline - time.monotonic())) and _received(c) for c in self._connections)
 
     @property

@@ -200,3 +200,13 @@ def test_stopping_leaves_nothing():
     assert not any(Path(folder).exists() for folder in folders)
     assert not [path for port in ports for path in glob.glob(f"/dev/shm/deepspeed_*_{port}_*")]
     assert tempfile.gettempdir() not in folders
+
+
+def test_an_answer_that_breaks_the_group_and_returns_does_not_spoil_the_next_one():
+    from test_exercises import answer_of, cell_of
+
+    exercise = find(TOGETHER)
+    right = answer_of(exercise, cell_of(exercise, "stub").source, cell_of(exercise, "solution").source)
+    breaks = function_of("import torch.distributed as d; d.destroy_process_group(); return 1.0")
+    assert not verify(TOGETHER, breaks).passed
+    assert verify(TOGETHER, right).passed
