@@ -22,7 +22,7 @@ measure: ops  ## predicted beside measured: run all cells again and record them,
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python benchmarks/agreement.py
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python benchmarks/step_time.py
 
-milestone: ops  ## train with your own module on two ranks: make milestone MODULE=my_trainer.py
+milestone: setup  ## train with your own module on two ranks: make milestone MODULE=my_trainer.py
 	@$(BIN)/python -m labsupport.milestone "$(MODULE)"
 
 learner: setup  ## the labs without solutions in _build/learner, to hand out

@@ -7,6 +7,7 @@ answer that hangs, exits or crashes takes its workers with it; the next check st
 CPU ranks, also beside GPUs, so that an answer is judged alike on every machine.
 """
 
+import builtins
 import contextlib
 import json
 import multiprocessing.connection
@@ -123,6 +124,7 @@ class Workers:
         from labsupport.guard import remove_shared_memory
 
         for process in self._processes:
+            _end_children(process.pid)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -159,19 +161,20 @@ def _received(connection):
 
 def _gone():
     message = "Your answer ended the process that ran it: it exits, or it crashes the interpreter."
-    return {"passed": False, "kind": "gone", "message": message, "hint": "Let the function return its result."}
+    return {"passed": False, "kind": "gone", "message": message, "hint": "Let it come to its end without exit."}
 
 
 def judged(exercise: Exercise, load_answer):
     """Run an exercise's check on the answer that load_answer() gives, and return the verdict as a dict."""
     try:
-        measured = exercise.check(load_answer())
+        try:
+            measured = exercise.check(load_answer())
+        except Mistaken as found:
+            mistake = exercise.mistakes[found.name]
+            message = mistake.message.format(**found.values)
+            return {"passed": False, "kind": "mistake", "message": message, "hint": mistake.hint}
     except NotAttempted:
         return {"passed": False, "kind": "not attempted", "message": NOT_ATTEMPTED, "hint": ""}
-    except Mistaken as found:
-        mistake = exercise.mistakes[found.name]
-        message = mistake.message.format(**found.values)
-        return {"passed": False, "kind": "mistake", "message": message, "hint": mistake.hint}
     except Unusable as problem:
         return {"passed": False, "kind": "unusable", "message": str(problem), "hint": ""}
     except BaseException as error:  # whatever a strange answer brings about in a check is a verdict too
@@ -192,22 +195,25 @@ def _work(connection, parent):
     from labsupport.exercises import find
 
     _warm_up()
+    before, own = _state(), os.getpid()
     connection.send_bytes(b"true")
     while True:
         try:
             job = connection.recv_bytes()
             if job == MEET:
-                connection.send_bytes(json.dumps(_meet()).encode())
+                connection.send_bytes(json.dumps(_is_as_before(before)).encode())
                 continue
             payload = connection.recv_bytes()
         except EOFError:
             return
         verdict = judged(find(job.decode()), lambda payload=payload: cloudpickle.loads(payload))
+        if os.getpid() != own:  # the answer has forked, and this is the copy
+            os._exit(0)
         connection.send_bytes(json.dumps(verdict).encode())
 
 
 def _warm_up():
-    """Load DeepSpeed, join the group, and make one engine, so that no answer is charged for it: some seconds."""
+    """Load DeepSpeed, join the group, and make two engines, so that no answer is charged for it: some seconds."""
     import deepspeed
     import torch
 
@@ -216,12 +222,39 @@ def _warm_up():
 
     start_distributed()
     deepspeed.utils.logger.setLevel("ERROR")
-    config = create_deepspeed_config(2, precision="fp32", train_batch_size=torch.distributed.get_world_size())
-    initialize_deepspeed(torch.nn.Linear(2, 2), config)[0].destroy()
+    for stage in (2, 3):  # the first engine at stage 3 exchanges a function of torch's, for good
+        config = create_deepspeed_config(stage, precision="fp32", train_batch_size=torch.distributed.get_world_size())
+        initialize_deepspeed(torch.nn.Linear(2, 2), config)[0].destroy()
+
+
+def _state():
+    """What an answer could change for the answers after it: settings, environment, handlers, children, functions."""
+    import deepspeed
+    import psutil
+    import torch
+
+    patched = [torch, torch.nn.functional, torch.distributed, torch.nn.Module, torch.nn.Linear, torch.Tensor, deepspeed,
+               deepspeed.comm, deepspeed.comm.comm, deepspeed.zero, deepspeed.runtime.config, deepspeed.runtime.engine,
+               deepspeed.DeepSpeedEngine, builtins, json, os]  # fmt: skip
+    functions = {
+        (id(owner), name): value for owner in patched for name, value in vars(owner).items() if callable(value)
+    }
+    timers = [signal.getitimer(which) for which in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)]
+    settings = [torch.is_grad_enabled(), torch.get_default_dtype(), str(torch.get_default_device())]
+    handlers = [signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGINT, signal.SIGTERM)]
+    return functions, [settings, handlers, timers, dict(os.environ), os.getcwd(), psutil.Process().children()]
+
+
+def _is_as_before(before):
+    """Whether this worker is as it was before the first answer, and a collective still gives what it must."""
+    functions, rest = before
+    functions_now, rest_now = _state()
+    same = all(functions_now.get(key) is value for key, value in functions.items())
+    return same and rest == rest_now and _meet()
 
 
 def _meet():
-    """Whether a collective still gives what it must: one that an answer left unfinished would spoil it."""
+    """Whether a collective gives what it must: one that an answer left unfinished would spoil it."""
     import torch
 
     seen = torch.full((3,), float(torch.distributed.get_rank() + 1))
@@ -232,10 +265,25 @@ def _meet():
 
 
 def _end_with(parent):
+    """Wait until the notebook is gone, and then end this worker, its children, and what they left."""
+    from labsupport.guard import remove_shared_memory
+
     while os.getppid() == parent:
         time.sleep(1)
-    with contextlib.suppress(OSError):
-        os.killpg(os.getpid(), signal.SIGKILL)
+    remove_shared_memory(os.environ["MASTER_PORT"])
+    shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
+    _end_children(os.getpid())
+    os.killpg(os.getpid(), signal.SIGKILL)
+
+
+def _end_children(pid):
+    """End every process that descends from `pid`, in whatever session it is."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def _judge_window(stage, window, moved, calls):
     if near(moved, mean):
         return
     if moved == 0:
-        raise Mistaken(_why_nothing_moved([each for each in calls if each in ("backward", "step")]))
+        raise Mistaken(_why_nothing_moved([each for each in calls if each in ("backward", "step", "boundary?")]))
     if near(moved, mean / 2):
         raise Mistaken("divided twice", said=f"{moved:g}", mean=f"{mean:g}")
     if calls[:2] == ["forward", "forward"] and stage == 3:
@@ -100,7 +100,7 @@ def _judge_window(stage, window, moved, calls):
 
 def _why_nothing_moved(calls):
     if "step" not in calls:
-        return "no step"
+        return "asks the boundary" if "boundary?" in calls else "no step"
     if calls.count("backward") == 1:
         return "one backward"
     return "one step at the end" if calls[-1] == "step" else "one step at the start"
@@ -131,6 +131,17 @@ ACCUMULATE = Exercise(
             (
                 LOOP + "    for number, loss in enumerate(losses):\n        engine.backward(loss)\n"
                 "        if number == 0:\n            engine.step()",
+            ),
+        ),
+        "asks the boundary": Mistake(
+            "Nothing moved: `engine.step` was never called. The engine counts micro-batches in `step`, so a loop that "
+            "calls it only where `is_gradient_accumulation_boundary()` is true waits for a count that it stops itself.",
+            (
+                LOOP
+                + """    for loss in losses:
+        engine.backward(loss)
+        if engine.is_gradient_accumulation_boundary():
+            engine.step()""",
             ),
         ),
         "no step": Mistake(

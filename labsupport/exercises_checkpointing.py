@@ -3,9 +3,11 @@
 import math
 from pathlib import Path
 
+import cloudpickle
+
 from labsupport.checkpoint_checks import adam_config, apart, common_folder, flat_weights, kept_engines, train_steps
 from labsupport.exercises_resuming import CLIENT_STATE, OTHER_RANKS
-from labsupport.judging import Exercise, Mistake, Mistaken, Unusable, call, describe, first_line
+from labsupport.judging import Exercise, Mistake, Mistaken, Unusable, call, describe, first_line, is_number
 from labsupport.meeting import Meeting
 
 POSITION = 17  # batches read after two steps: no other number of the engine
@@ -14,15 +16,16 @@ POSITION = 17  # batches read after two steps: no other number of the engine
 def _save_load(answer):
     if not isinstance(answer, tuple | list) or len(answer) != 2 or not all(map(callable, answer)):
         raise Unusable(f"The answer is {describe(answer)}: it has to be the pair (save, load) of two functions.")
+    save, load = answer[0], cloudpickle.loads(cloudpickle.dumps(answer))[1]  # as in two processes: no shared globals
     meeting = Meeting()
     for stage in (2, 3):
         with common_folder() as folder, kept_engines() as make:
-            straight = _saved_twice(meeting, answer[0], make(adam_config(stage)), folder)
+            straight = _saved_twice(meeting, save, make(adam_config(stage)), folder)
             resumed = make(adam_config(stage), seed=1)
-            position = _position(meeting, answer[1], resumed, f"{folder}/run")
+            position = _position(meeting, load, resumed, f"{folder}/run")
             _judge_load(meeting, resumed, position)
             _judge_training(meeting, stage, resumed, straight)
-            _judge_missing(meeting, answer[1], resumed, f"{folder}/no-such-run")
+            _judge_missing(meeting, load, resumed, f"{folder}/no-such-run")
 
 
 def _saved_twice(meeting, save, engine, folder):
@@ -48,7 +51,7 @@ def _position(meeting, load, engine, folder):
 
 
 def _judge_load(meeting, engine, position):
-    usable = isinstance(position, int | float) and not isinstance(position, bool)
+    usable = is_number(position)
     facts = meeting.facts([engine.global_steps, position if usable else describe(position)])
     for rank, (steps, given) in enumerate(facts):
         if steps == 0:
@@ -222,7 +225,7 @@ def _plain(value):
     """A number as a float, and what is no number in words."""
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
         value = value.item()
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else describe(value)
+    return float(value) if is_number(value) else describe(value)
 
 
 def _judge_best(by_rank):

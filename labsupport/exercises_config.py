@@ -99,8 +99,8 @@ def _compare_with_the_call(values, stage, fp16, accumulation, batch, optimizer_o
         raise Mistaken("offload not read", name=min(wanted - _offloaded(values)))
     if _offloaded(values) - wanted:
         raise Mistaken("offload not asked for", name=min(_offloaded(values) - wanted))
-    if values.optimizer_name is None:
-        raise Mistaken("no optimizer")
+    if values.optimizer_name not in ("adam", "adamw"):  # DeepSpeed's "Adam" is AdamW, unless adam_w_mode says otherwise
+        raise Mistaken("another optimizer", got=values.optimizer_name or "none")
 
 
 def _config_answer(body):
@@ -192,9 +192,13 @@ CONFIG = Exercise(
                 ).replace("def create", "BASE = {}\n\n\ndef create", 1),
             ),
         ),
-        "no optimizer": Mistake(
-            "DeepSpeed reads no optimizer from this config, so that the caller would have to bring one.",
-            (_config_answer('del config["optimizer"]'),),
+        "another optimizer": Mistake(
+            "The optimizer that DeepSpeed reads from this config is {got}, and AdamW was asked for: it stands in a "
+            "block called optimizer, with a type and params.",
+            (
+                _config_answer('del config["optimizer"]'),
+                _config_answer('config["optimizer"] = {"type": "SGD", "params": {"lr": 0.1}}'),
+            ),
         ),
     },
 )  # fmt: skip
@@ -213,7 +217,7 @@ def _batch(config):
         except Unusable as refused:
             if "auto" in config.values():
                 raise Mistaken("auto") from refused
-            if {"train_batch_size", "train_micro_batch_size_per_gpu"} <= set(config):
+            if "Check batch related parameters" in str(refused):
                 raise Mistaken("refused", ranks=ranks, error=refused) from refused
             raise
         if values.train_micro_batch_size_per_gpu > 8:
@@ -394,7 +398,7 @@ def _broken(mended):
     if sizes != (32, 4):
         raise Mistaken("other batch", batch=sizes[0], micro=sizes[1])
     if values.gradient_clipping != 0:
-        raise Mistaken("still clips", got=values.gradient_clipping)
+        raise Mistaken("still clips", got=describe(values.gradient_clipping))
     if _offloaded(values) != set(OFFLOAD_BLOCKS):
         raise Mistaken("offload removed", name=min(set(OFFLOAD_BLOCKS) - _offloaded(values)))
     if values.zero_optimization_stage != 3:
@@ -449,8 +453,8 @@ BROKEN = Exercise(
             ),
         ),
         "still clips": Mistake(
-            "DeepSpeed still clips, at {got:g}. A misspelt key at the top level is not read, and a removed one leaves "
-            "the default, which is 1.0.",
+            "DeepSpeed has {got} in force, which is not off. A misspelt key at the top level is not read, and a "
+            "removed one leaves the default, which is 1.0.",
             (
                 _mended('mended["gradient_cliping"] = mended.pop("gradient_clipping")'),
                 _mended('del mended["gradient_clipping"]'),

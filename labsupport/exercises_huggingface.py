@@ -38,7 +38,7 @@ def _order(answer):
     if "model" not in returned:
         raise Unusable(f"The function returned {seen['described']}: return the arguments and the model that you got.")
     if seen["order"][0] == "model":
-        raise Mistaken("model first", whole=seen["whole"])
+        raise Mistaken("model first" if seen["whole"] else "partitioned by hand", whole=seen["whole"])
     if not seen["known while building"]:
         raise Mistaken("arguments dropped", whole=seen["whole"])
     if returned == ["model", "arguments"]:
@@ -115,6 +115,18 @@ ORDER = Exercise(
     ranks=2,
     seconds=60,  # transformers is imported for the first answer
     mistakes={
+        "partitioned by hand": Mistake(
+            "The parameters are partitioned, but not by transformers: no DeepSpeed config was known when the model was "
+            "built. from_pretrained then loads its weights into parameters of shape (0,). Make the arguments first.",
+            (
+                """def build(make_arguments, load_model):
+    import deepspeed
+
+    with deepspeed.zero.Init():
+        model = load_model()
+    return make_arguments(), model""",
+            ),
+        ),
         "model first": Mistake(
             "When the model was built, no DeepSpeed config was known yet, so {whole} parameters stand whole on each of "
             "the two ranks. Nothing fails; a large model runs out of memory here.",

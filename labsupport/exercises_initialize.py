@@ -5,6 +5,7 @@ import copy
 import difflib
 from functools import cache
 
+from labsupport.config_checks import TOP_LEVEL_KEYS
 from labsupport.judging import (
     Exercise,
     Mistake,
@@ -300,7 +301,7 @@ def _train_with_sgd(config, values):
 
 
 def _reason_for_refusal(config):
-    near = difflib.get_close_matches(KEY, map(str, set(config) - {KEY}), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(KEY, map(str, set(config) - TOP_LEVEL_KEYS), n=1, cutoff=0.6)
     if near:
         return Mistaken("misspelled", key=near[0])
     if str((config.get("optimizer") or {}).get("type", "")).lower() == "sgd" and KEY not in config:

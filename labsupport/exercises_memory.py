@@ -159,7 +159,7 @@ CARDS = (  # parameters, bytes that a card gives to model states
     (1_300_000_000, 24_000_000_000),
     (8_000_000_000, 16_000_000_000),  # stage 2 would need exactly all of it, and no end of ranks
     (3_000_000_000, 12_000_000_000),  # the same for stage 1; stage 3 fits four ranks to the byte
-    (1_000_000_000, 4_000_060_000),  # stage 1 fits, on very many ranks
+    (1_000_000_000, 4_000_061_000),  # stage 1 fits, on very many ranks, and not to the byte: floats would round there
 )
 
 

@@ -13,6 +13,7 @@ from labsupport.judging import (
     Unusable,
     call,
     describe,
+    is_number,
     require_dict,
 )
 
@@ -53,7 +54,7 @@ def _read_by_deepspeed(text):
             raise Mistaken("twice", error=refused) from refused
         bad = str(refused).partition("bad entry: ")[2].partition(", unable")[0]
         if bad:
-            name = "another spelling" if "slots" in bad else "no slots"
+            name = "another spelling" if "slots" in bad.lower() or "=" in bad else "no slots"
             raise Mistaken(name, line=repr(bad)) from refused
         raise Unusable(f"DeepSpeed refuses this text: {refused}", refused) from refused
 
@@ -148,9 +149,13 @@ def _said(answer, rank, slots):
     place = call(answer, rank, given)
     if given != slots:
         raise Unusable("The function changes the list that it is given: let it work on a copy.")
-    if not isinstance(place, tuple | list) or len(place) != 2 or any(type(number) is not int for number in place):
+    if not isinstance(place, tuple | list) or len(place) != 2 or not all(map(_is_whole, place)):
         raise Unusable(f"For rank {rank} of {slots} it returned {describe(place)}: return two whole numbers.")
-    return tuple(place)
+    return tuple(map(int, place))
+
+
+def _is_whole(number):
+    return is_number(number) and number == int(number)
 
 
 def numbered_by_deepspeed(slots):

@@ -100,7 +100,7 @@ def _as_table(answer):
         if not isinstance(row, dict) or set(row) != set(MOMENTS):
             raise Unusable(f"The row of stage {stage} is {describe(row)}: its keys have to be {', '.join(MOMENTS)}.")
         for moment, names in row.items():
-            if not isinstance(names, set | frozenset | list | tuple):
+            if names != {} and not isinstance(names, set | frozenset | list | tuple):  # {} is meant as the empty set
                 raise Unusable(f"Stage {stage}, {moment}: {describe(names)} has to be a set of names.")
             unknown = [name for name in names if name not in COLLECTIVES]
             if unknown:

@@ -95,9 +95,10 @@ def _judge_losses(told, losses, accumulation):
     for of_rank, mine in zip(losses, told, strict=True):  # one rank may be told the mean, and the other its own
         if all_near(mine, of_rank):
             raise Mistaken("own loss", mean=f"{means[0]:.3f}", said=f"{mine[0]:.3f}")
+    rank = next(rank for rank, mine in enumerate(told) if not all_near(mine, means))
     raise Unusable(
-        f"For the first micro-batch your function returned {told[0][0]:.4g} on rank 0; the mean over the ranks of the "
-        f"loss, before the update, is {means[0]:.4g}."
+        f"For the first micro-batch your function returned {told[rank][0]:.4g} on rank {rank}; the mean over the ranks "
+        f"of the loss, before the update, is {means[0]:.4g}."
     )
 
 

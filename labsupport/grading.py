@@ -20,7 +20,9 @@ from pathlib import Path
 
 import psutil
 
+from labsupport import guard
 from labsupport.errors import LabError
+from labsupport.exercises import Verdict, stop_workers, verify_pickled
 
 COLUMNS = ("submission", "exercise", "title", "passed", "message", "run", "seconds")
 POLL_SECONDS = 0.5
@@ -64,7 +66,6 @@ def grade(path, minutes, memory_gib, cell_seconds):
     """Return the rows of one submission, without its name."""
     import nbformat
 
-    from labsupport.exercises import Verdict, verify_pickled
     from labsupport.submission import exercises_in
 
     try:
@@ -110,9 +111,14 @@ def _run(path, temporary, answers, minutes, memory_gib, cell_seconds):
         "TORCH_EXTENSIONS_DIR": os.environ.get("TORCH_EXTENSIONS_DIR", str(Path.home() / ".cache/torch_extensions")),
     }
     inner = [sys.executable, "-m", "labsupport.submission", notebook, str(answers), str(cell_seconds)]
-    guard = [sys.executable, "-m", "labsupport.guard", str(os.getpid()), str(temporary), "0", *inner]
+    command = [sys.executable, "-m", "labsupport.guard", str(os.getpid()), str(temporary), "0", *inner]
     process = subprocess.Popen(
-        guard, env=environment, cwd=home, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        env=environment,
+        cwd=home,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     deadline, ended_for = time.monotonic() + 60 * minutes, None
     try:
@@ -160,6 +166,7 @@ def main(arguments=None):
         of = sum(bool(row["exercise"]) for row in rows)
         print(f"{name}: {passed} of {of}, {rows[0]['run']}, {rows[0]['seconds']} s", flush=True)
 
+    guard.adopt_orphans()
     try:
         grade_folder(options.folder, options.csv, options.minutes, options.memory_gib, on_submission=show)
     except LabError as error:
@@ -168,6 +175,9 @@ def main(arguments=None):
     except KeyboardInterrupt:
         print("Stopped by Ctrl-C: the rows so far are in the file.", file=sys.stderr)
         return 130
+    finally:
+        stop_workers()
+        guard.end_family()  # what an answer started and detached from the process that judged it
     print(f"The grades are in {options.csv}.")
     return 0
 

@@ -29,7 +29,7 @@ def main(arguments):
     kernel, folder, port, *command = arguments
     asked_to_stop = []
     signal.signal(signal.SIGTERM, lambda *_: asked_to_stop.append(True))
-    system.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # a rank whose launcher is gone becomes a child of this process
+    adopt_orphans()
     process = subprocess.Popen(command, preexec_fn=_end_with_the_guard)
     while process.poll() is None and not asked_to_stop and os.getppid() == int(kernel):
         time.sleep(POLL_SECONDS)
@@ -38,6 +38,11 @@ def main(arguments):
     if os.getppid() != int(kernel):  # nobody else is left to do it
         shutil.rmtree(folder, ignore_errors=True)
     return process.returncode
+
+
+def adopt_orphans():
+    """Let every descendant whose parent is gone become a child of this process, so that `end_family` finds it."""
+    system.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def end_family():

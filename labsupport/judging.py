@@ -7,6 +7,7 @@ knows what was misunderstood. The exercises stand in one module a lab: exercises
 import copy
 import dis
 import json
+import numbers
 import traceback
 import types
 from collections.abc import Callable
@@ -84,6 +85,8 @@ def call(function, *arguments, **named):
         raise NotAttempted
     try:
         result = function(*arguments, **named)
+    except (Unusable, Mistaken, NotAttempted):  # of a call within this one
+        raise
     except NotImplementedError as error:
         if error.args:  # DeepSpeed and torch raise it too, with a reason
             raise Unusable(_raised(function, error), error) from error
@@ -138,10 +141,15 @@ def require_dict(value, what):
 
 
 def require_number(value, what):
-    """Return `value` as a float, or raise Unusable; True and False are no numbers here."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """Return `value` as a float, or raise Unusable; numpy's numbers and fractions are numbers, True is none."""
+    if not is_number(value):
         raise Unusable(f"{what} is {describe(value)}: it has to be a number.")
     return float(value)
+
+
+def is_number(value):
+    """Return whether `value` is a real number of any kind: Python's, numpy's, a Fraction; True and False are not."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def parsed_by_deepspeed(config, world_size=1):

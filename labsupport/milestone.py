@@ -51,7 +51,7 @@ def _the_module(work, source):
         work.folder, name, text = os.getcwd(), "<your module>", source
     else:
         raise Unusable(f"The answer is {describe(source)}: give the Path of your module, or its text.")
-    module = ModuleType("my_trainer")
+    module = sys.modules["my_trainer"] = ModuleType("my_trainer")
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
     sys.path.insert(0, work.folder)
     try:
@@ -60,8 +60,6 @@ def _the_module(work, source):
         raise Unusable(f"Line {error.lineno} is not valid Python: {error.msg}.") from error
     except BaseException as error:
         raise Unusable(f"Running its top level raised {first_line(error)}.", error) from error
-    finally:
-        sys.path.remove(work.folder)
     work.module = module
 
 
@@ -182,12 +180,15 @@ DEMANDS = (
 
 def _milestone(source):
     """Go through the demands; raises at the first that does not hold, and returns what was measured, in lines."""
-    work = SimpleNamespace(checkpoint=None)
-    with _progress(0, "your module"):
-        _the_module(work, source)
-    for number, demand in enumerate(DEMANDS):
-        with _progress(number, demand.__name__.lstrip("_")):
-            demand(work)
+    work = SimpleNamespace(folder=None)
+    try:
+        with _progress(0, "your module"):
+            _the_module(work, source)
+        for number, demand in enumerate(DEMANDS):
+            with _progress(number, demand.__name__.lstrip("_")):
+                demand(work)
+    finally:
+        _forget(work.folder)
     return (
         f"ZeRO stage:             2 on 2 ranks, fp32\n"
         f"Initial loss:           {work.initial_loss:.4f}\n"
@@ -195,6 +196,20 @@ def _milestone(source):
         f"Memory per rank (CPU):  {work.model_state_bytes / 2**20:.1f} MiB model states\n"
         f"Resumed run:            the losses of the uninterrupted one"
     )
+
+
+def _forget(folder):
+    """Forget the module and those beside it, which may have changed when the reader comes again."""
+    sys.modules.pop("my_trainer", None)
+    if folder in sys.path:
+        sys.path.remove(folder)
+    beside = [
+        name
+        for name, module in sys.modules.items()
+        if Path(getattr(module, "__file__", None) or "/").parent == Path(folder or ".")
+    ]
+    for name in beside:
+        del sys.modules[name]
 
 
 @contextlib.contextmanager
@@ -246,8 +261,19 @@ def _new_trainer(work, seed):
         raise Mistaken("another model")
     if engine.zero_optimization_stage() != 2:
         raise Mistaken("another stage", stage=engine.zero_optimization_stage())
-    own = call(work.module.DeepSpeedTrainer, engine) if hasattr(work.module, "DeepSpeedTrainer") else None
-    return SimpleNamespace(engine=engine, own=own)
+    return SimpleNamespace(engine=engine, own=_own_trainer(work, engine))
+
+
+def _own_trainer(work, engine):
+    """The reader's DeepSpeedTrainer around the engine, or None where the module has functions in place of the class."""
+    if not hasattr(work.module, "DeepSpeedTrainer"):
+        return None
+    try:
+        return call(work.module.DeepSpeedTrainer, engine)
+    except Unusable as problem:
+        raise Unusable(
+            f"DeepSpeedTrainer(engine) does not work, the engine being its one argument. {problem}"
+        ) from problem
 
 
 def _batches():

@@ -36,6 +36,10 @@ def _save(statement):
 MEAN = "torch.distributed.all_reduce(value)\n        return value / torch.distributed.get_world_size()"
 
 MISTAKES = {
+    "hangs": Mistake(
+        "Your module had not come to its end after a minute and was stopped: look for an endless loop, at its top "
+        "level too, and for a collective that not every rank calls."
+    ),
     "config": Mistake(
         "{begin} Asked for stage 2 and 8 samples an update, it makes DeepSpeed read stage {stage} and {batch} samples.",
         (

@@ -2,9 +2,10 @@
 
 import contextlib
 import copy
+import sys
 from typing import NamedTuple
 
-from labsupport.judging import Mistaken, Unusable, describe
+from labsupport.judging import Mistaken, Unusable, describe, is_number
 
 RANKS = 2
 LR = 0.5  # of the plain SGD that the checks of the loops train with
@@ -41,26 +42,28 @@ def running_engine(model, config):
 
 
 def watch_calls(engine):
-    """Return a list that fills with what is called: "backward", "step", "boundary", "inner step" past the engine."""
-    calls, within_step = [], []
+    """Return a list that fills with what the reader calls: "backward", "step", "boundary", "boundary?", "inner step".
+
+    What the engine itself calls within one of these does not count.
+    """
+    calls, within = [], []
 
     def watched(name, method):
         def calling(*arguments, **named):
-            if name != "inner step" or not within_step:
+            if not within and not sys._getframe(1).f_globals["__name__"].startswith("deepspeed."):
                 calls.append(name)
-            if name == "step":
-                within_step.append(True)
+            within.append(name)
             try:
                 return method(*arguments, **named)
             finally:
-                if name == "step":
-                    within_step.pop()
+                within.pop()
 
         return calling
 
     engine.backward = watched("backward", engine.backward)
     engine.step = watched("step", engine.step)
     engine.set_gradient_accumulation_boundary = watched("boundary", engine.set_gradient_accumulation_boundary)
+    engine.is_gradient_accumulation_boundary = watched("boundary?", engine.is_gradient_accumulation_boundary)
     engine.optimizer.step = watched("inner step", engine.optimizer.step)
     return calls
 
@@ -145,7 +148,7 @@ def told_loss(value):
 
     if isinstance(value, torch.Tensor):
         return "a tensor"
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else describe(value)
+    return float(value) if is_number(value) else describe(value)
 
 
 def require_floats(told):

@@ -42,7 +42,7 @@ prediction["note"] = "the block is misspelt" """,
     half = "fp16" if fp16 else "bf16"
     return {"zero_optimization": zero, half: {"enabled": True}, "train_batch_size": train_batch_size,
             "gradient_accumulation_steps": gradient_accumulation_steps, "gradient_clipping": 0.0,
-            "optimizer": {"type": "SGD", "params": {"lr": 0.1}}}""",
+            "optimizer": {"type": "adamw", "params": {"lr": 0.1}}}""",
         """import json
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_exercises import EXERCISES, each_exercise
+from test_exercises import EXERCISES, answer_of, cell_of, each_exercise
 
 from labsupport import exercises
 from labsupport.checking import NOT_ATTEMPTED
@@ -203,10 +203,39 @@ def test_stopping_leaves_nothing():
 
 
 def test_an_answer_that_breaks_the_group_and_returns_does_not_spoil_the_next_one():
-    from test_exercises import answer_of, cell_of
-
     exercise = find(TOGETHER)
     right = answer_of(exercise, cell_of(exercise, "stub").source, cell_of(exercise, "solution").source)
     breaks = function_of("import torch.distributed as d; d.destroy_process_group(); return 1.0")
     assert not verify(TOGETHER, breaks).passed
     assert verify(TOGETHER, right).passed
+
+
+SPOILERS = {
+    "gradients off": "import torch; torch.set_grad_enabled(False)",
+    "another default dtype": "import torch; torch.set_default_dtype(torch.float64)",
+    "another environment": "import os; os.environ.update(RANK='5', WORLD_SIZE='9', LOCAL_RANK='3')",
+    "a patched parser": "import deepspeed.runtime.config as c; c.DeepSpeedConfig = None",
+    "an open zero.Init": "import deepspeed; deepspeed.zero.Init().__enter__()",
+    "a late signal": "import signal; signal.signal(signal.SIGALRM, lambda *_: 1 / 0); signal.setitimer(0, 1)",
+    "another folder": "import os; os.chdir('/')",
+    "a fork": "import os, time; os.fork() or time.sleep(0.3)",
+}
+
+
+@pytest.mark.parametrize("kind", SPOILERS)
+def test_no_answer_changes_the_verdict_on_the_next_one(kind):
+    verify(ALONE, function_of(f"{SPOILERS[kind]}\n    return 0"))
+    time.sleep(0.5)
+    assert not verify(ALONE, function_of("return 9")).passed
+    assert verify("01-batch", GOOD_BATCH).passed
+    exercise = find("03-clipping")  # trains on an engine
+    right = answer_of(exercise, cell_of(exercise, "stub").source, cell_of(exercise, "solution").source)
+    assert verify(exercise.id, right).passed
+
+
+def test_a_process_that_an_answer_detaches_ends_with_its_workers():
+    start = (
+        "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)', 'detached'], "
+    )
+    verify(ALONE, function_of(f"{start}start_new_session=True)\n    return 0"))
+    assert not [p for p in psutil.process_iter(["cmdline"]) if "detached" in (p.info["cmdline"] or ())]

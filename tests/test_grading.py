@@ -20,7 +20,7 @@ SUBMISSIONS = {
         f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)', '{MARK}'], "
         "start_new_session=True)",
         "raise ValueError('an error of the reader is no reason to stop')",
-        RIGHT,
+        f"import subprocess, sys\n{RIGHT}",
         CHECK,
         'prediction = {"stage": 3, "precision": "fp16", "train_batch_size": 48, "gradient_clipping": 1.0, '
         '"first_loss_scale": 4096}',
