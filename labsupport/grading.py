@@ -166,7 +166,6 @@ def main(arguments=None):
         of = sum(bool(row["exercise"]) for row in rows)
         print(f"{name}: {passed} of {of}, {rows[0]['run']}, {rows[0]['seconds']} s", flush=True)
 
-    guard.adopt_orphans()
     try:
         grade_folder(options.folder, options.csv, options.minutes, options.memory_gib, on_submission=show)
     except LabError as error:
@@ -175,12 +174,13 @@ def main(arguments=None):
     except KeyboardInterrupt:
         print("Stopped by Ctrl-C: the rows so far are in the file.", file=sys.stderr)
         return 130
-    finally:
-        stop_workers()
-        guard.end_family()  # what an answer started and detached from the process that judged it
     print(f"The grades are in {options.csv}.")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    guard.adopt_orphans()
+    status = main()
+    stop_workers()
+    guard.end_family()  # what an answer started and detached from the process that judged it
+    sys.exit(status)
