@@ -180,7 +180,7 @@ DEMANDS = (
 
 def _milestone(source):
     """Go through the demands; raises at the first that does not hold, and returns what was measured, in lines."""
-    work = SimpleNamespace(folder=None)
+    work, known = SimpleNamespace(folder=None), set(sys.modules)
     try:
         with _progress(0, "your module"):
             _the_module(work, source)
@@ -188,7 +188,7 @@ def _milestone(source):
             with _progress(number, demand.__name__.lstrip("_")):
                 demand(work)
     finally:
-        _forget(work.folder)
+        _forget(work.folder, known)
     return (
         f"ZeRO stage:             2 on 2 ranks, fp32\n"
         f"Initial loss:           {work.initial_loss:.4f}\n"
@@ -198,18 +198,15 @@ def _milestone(source):
     )
 
 
-def _forget(folder):
-    """Forget the module and those beside it, which may have changed when the reader comes again."""
+def _forget(folder, known):
+    """Forget the module and those that it imported from beside it, which may have changed when the reader returns."""
     sys.modules.pop("my_trainer", None)
     if folder in sys.path:
         sys.path.remove(folder)
-    beside = [
-        name
-        for name, module in sys.modules.items()
-        if Path(getattr(module, "__file__", None) or "/").parent == Path(folder or ".")
-    ]
-    for name in beside:
-        del sys.modules[name]
+    for name in set(sys.modules) - known:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and str(Path(file).parent) == folder and not name.startswith("labsupport."):
+            del sys.modules[name]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from test_exercises import EXERCISES, answer_of, cell_of, each_exercise
 
-from labsupport import exercises
+from labsupport import deepspeed_trainer, exercises
 from labsupport.checking import NOT_ATTEMPTED
 from labsupport.errors import LabError
 from labsupport.exercises import Verdict, check, find, verify
@@ -208,6 +208,25 @@ def test_an_answer_that_breaks_the_group_and_returns_does_not_spoil_the_next_one
     breaks = function_of("import torch.distributed as d; d.destroy_process_group(); return 1.0")
     assert not verify(TOGETHER, breaks).passed
     assert verify(TOGETHER, right).passed
+
+
+def test_the_milestone_leaves_the_checks_as_they_were(tmp_path):
+    assert verify("09-milestone", Path(deepspeed_trainer.__file__)).passed
+    exercise = find(TOGETHER)
+    name, mistake = next((name, mistake) for name, mistake in exercise.mistakes.items() if mistake.answers)
+    assert verify(TOGETHER, answer_of(exercise, mistake.answers[0])).message == mistake.message, name
+
+
+def test_a_mended_file_beside_the_readers_module_is_read_again(tmp_path):
+    own = tmp_path / "my own trainer.py"
+    text = Path(deepspeed_trainer.__file__).read_text()
+    own.write_text(
+        "from helper_of_mine import mean\n"
+        + text.replace("return value / torch.distributed", "return mean(value) / torch.distributed")
+    )
+    for body, passed in (("value * 2", False), ("value", True)):
+        (tmp_path / "helper_of_mine.py").write_text(f"def mean(value):\n    return {body}\n")
+        assert verify("09-milestone", own).passed is passed
 
 
 SPOILERS = {
