@@ -1,0 +1,42 @@
+"""The count of floating-point operations, beside PyTorch's own counter, and the measured rate."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from labsupport.errors import ConfigError
+from labsupport.flops import flops_per_token, main, measured_matmul_flops, utilisation
+from labsupport.models import PRESETS, Preset, build_model
+
+
+@pytest.mark.parametrize(
+    "shape", [Preset("gpt2", 3, 256, 4, 64, 1024), Preset("llama", 3, 256, 4, 64, 688)], ids=["gpt2", "llama"]
+)
+def test_the_count_is_that_of_pytorchs_counter(shape):
+    model = build_model(shape)
+    model.set_attn_implementation("eager")  # whose products the counter sees one by one
+    tokens = torch.randint(0, 256, (2, 64))
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=tokens, labels=tokens).loss.backward()
+    # Positions, biases and norms are parameters without a matrix product, and the first layer needs no gradient.
+    assert flops_per_token(shape, 64) * tokens.numel() == pytest.approx(counter.get_total_flops(), rel=0.03)
+
+
+def test_utilisation_is_the_share_of_the_devices_operations():
+    per_token = flops_per_token("1.3b", 2048)
+    assert per_token == 6 * PRESETS["1.3b"].parameters + 12 * 24 * 2048 * 2048
+    assert utilisation("1.3b", 2048, 1e4, 2 * per_token * 1e4) == pytest.approx(0.5)
+
+
+def test_a_measured_rate_is_a_rate():
+    small, large = (measured_matmul_flops(torch.float32, "cpu", size, seconds=0.05) for size in (64, 256))
+    assert 1e6 < small < 1e14 and 1e6 < large < 1e14
+
+
+def test_mistakes_are_one_sentence(capsys):
+    with pytest.raises(ConfigError, match="There is no model '1.3bn'"):
+        flops_per_token("1.3bn", 2048)
+    assert main(["--model", "1.3bn"]) == 2
+    assert "did you mean" in capsys.readouterr().err
+    assert main([]) == 0
+    assert "GFLOP a token" in capsys.readouterr().out
