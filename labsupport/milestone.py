@@ -18,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+from labsupport import mistakes_milestone as mistakes
 from labsupport.judging import (
     Exercise,
     Mistaken,
@@ -30,7 +31,6 @@ from labsupport.judging import (
     require_dict,
     require_number,
 )
-from labsupport.milestone_mistakes import MISTAKES
 
 MODEL, SEQUENCE, SAMPLES, STEPS, TOLERANCE = "tiny", 32, 64, 6, 1e-3
 BATCH = 8  # samples an update over both ranks
@@ -330,7 +330,7 @@ MILESTONE = Exercise(
     check=_milestone,
     ranks=2,
     seconds=60,
-    mistakes=MISTAKES,
+    mistakes=mistakes.MILESTONE,
 )
 
 EXERCISES = (MILESTONE,)

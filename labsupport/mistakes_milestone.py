@@ -35,7 +35,7 @@ def _save(statement):
 
 MEAN = "torch.distributed.all_reduce(value)\n        return value / torch.distributed.get_world_size()"
 
-MISTAKES = {
+MILESTONE = {
     "hangs": Mistake(
         "Your module had not come to its end after a minute and was stopped: look for an endless loop, at its top "
         "level too, and for a collective that not every rank calls."
