@@ -1,8 +1,8 @@
 """What an exercise is, and what its check is written with.
 
 A check is a function of the reader's answer. It returns where the answer is right and raises `Mistaken` where it
-knows what was misunderstood. The checks stand in exercises_config.py and its like, by topic; what readers get wrong, and
-what they are told then, stands in mistakes_config.py and its like.
+knows what was misunderstood. The checks stand in exercises_config.py and its like, by topic; what readers get wrong,
+and what they are told then, in mistakes_config.py and its like.
 """
 
 import copy
