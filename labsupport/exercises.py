@@ -55,7 +55,9 @@ def catalog():
 
 
 def of_lab(lab):
-    """Return the exercises of one lab, for example "03_training"."""
+    """Return the exercises of one lab, for example "03_training"; raises LabError where there is no such lab."""
+    if lab not in MODULES:
+        raise LabError(f"There is no lab {lab!r}: choose one of {', '.join(MODULES)}.")
     return import_module(f"labsupport.{MODULES[lab]}").EXERCISES
 
 
@@ -125,7 +127,8 @@ def check(exercise_id, answer, record=True):
 
 
 def show_progress(lab):
-    """Show which exercises of this lab are done, and how many of the others."""
+    """Show which exercises of this lab are done, and how many of the others; raises LabError for an unknown lab."""
+    of_lab(lab)
     done, problem = progress.done()
     show_summary(lab, {name: of_lab(name) for name in MODULES}, done, problem or progress.where())
 

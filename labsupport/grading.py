@@ -149,13 +149,20 @@ def _memory_bytes(pid):
     return total
 
 
+def _positive(text):
+    number = float(text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not more than 0")
+    return number
+
+
 def main(arguments=None):
     """Grade and print a line a submission; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", help="where the submitted notebooks are, in folders of any depth")
     parser.add_argument("csv", help="the file to write, which must not exist")
-    parser.add_argument("--minutes", type=float, default=10, help="time for one submission (default 10)")
-    parser.add_argument("--memory-gib", type=float, default=8, help="memory for one submission (default 8)")
+    parser.add_argument("--minutes", type=_positive, default=10, help="time for one submission (default 10)")
+    parser.add_argument("--memory-gib", type=_positive, default=8, help="memory for one submission (default 8)")
     options = parser.parse_args(arguments)
     if not options.folder or not options.csv:
         print("error: name both: make grade FOLDER=submissions CSV=grades.csv", file=sys.stderr)

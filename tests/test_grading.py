@@ -105,6 +105,9 @@ def test_mistakes_are_one_sentence(tmp_path, capsys):
     assert "exists: name another file" in capsys.readouterr().err
     assert (tmp_path / "grades.csv").read_text() == "last year's"
     assert main(["", ""]) == 2
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "new.csv", "--minutes", "-1"])
+    assert "--minutes: -1 is not more than 0" in capsys.readouterr().err
 
 
 def test_learners_get_every_lab_without_a_solution(tmp_path):
