@@ -9,6 +9,7 @@ CPU ranks, also beside GPUs, so that an answer is judged alike on every machine.
 
 import builtins
 import contextlib
+import functools
 import json
 import multiprocessing.connection
 import os
@@ -185,8 +186,9 @@ def judged(exercise: Exercise, load_answer):
 
 
 def _work(connection, parent):
-    """Judge answers until the other end closes."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    """Judge answers until the notebook is gone."""
+    leave = functools.partial(_leave, os.environ["MASTER_PORT"], os.environ["TMPDIR"])  # before an answer changes them
+    threading.Thread(target=_leave_after, args=(parent, leave), daemon=True).start()
     with contextlib.suppress(ValueError, OSError):  # not every system lets itself be told
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, resource.RLIM_INFINITY))
 
@@ -197,19 +199,18 @@ def _work(connection, parent):
     _warm_up()
     before, own = _state(), os.getpid()
     connection.send_bytes(b"true")
-    while True:
-        try:
+    with contextlib.suppress(EOFError, OSError):  # the notebook is gone
+        while True:
             job = connection.recv_bytes()
             if job == MEET:
                 connection.send_bytes(json.dumps(_is_as_before(before)).encode())
                 continue
             payload = connection.recv_bytes()
-        except EOFError:
-            return
-        verdict = judged(find(job.decode()), lambda payload=payload: cloudpickle.loads(payload))
-        if os.getpid() != own:  # the answer has forked, and this is the copy
-            os._exit(0)
-        connection.send_bytes(json.dumps(verdict).encode())
+            verdict = judged(find(job.decode()), lambda payload=payload: cloudpickle.loads(payload))
+            if os.getpid() != own:  # the answer has forked, and this is the copy
+                os._exit(0)
+            connection.send_bytes(json.dumps(verdict).encode())
+    leave()
 
 
 def _warm_up():
@@ -265,15 +266,20 @@ def _meet():
     return bool((seen == ranks * (ranks + 1) / 2).all())
 
 
-def _end_with(parent):
-    """Wait until the notebook is gone, and then end this worker, its children, and what they left."""
-    from labsupport.guard import remove_shared_memory
-
+def _leave_after(parent, leave):
+    """Wait, beside an answer that may never end, until the notebook is gone."""
     while os.getppid() == parent:
         time.sleep(1)
-    remove_shared_memory(os.environ["MASTER_PORT"])
-    shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
+    leave()
+
+
+def _leave(port, folder):
+    """End this worker and its children, and remove what they leave: nobody else is there to do it."""
+    from labsupport.guard import remove_shared_memory
+
     _end_children(os.getpid())
+    remove_shared_memory(port)
+    shutil.rmtree(folder, ignore_errors=True)
     os.killpg(os.getpid(), signal.SIGKILL)
 
 
@@ -290,4 +296,3 @@ def _end_children(pid):
 if __name__ == "__main__":
     with multiprocessing.connection.Connection(int(sys.argv[1])) as pipe:
         _work(pipe, int(sys.argv[2]))
-    os._exit(0)

@@ -200,8 +200,7 @@ def test_the_workers_end_with_the_process_that_started_them(tmp_path, end):
         reader.wait(timeout=20)
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert alive == []
-    if end is None:
-        assert not list(tmp_path.glob("deepspeed-exercises-*"))
+    assert not list(tmp_path.glob("deepspeed-exercises-*"))
 
 
 def test_stopping_leaves_nothing():
