@@ -61,13 +61,13 @@ def layer_bytes(shape, tokens, sequence_length, e, attention):
     """Return what one layer keeps.
 
     GPT-2: two layer norms' outputs, query, key and value, attention's output, two sums with the residual; the
-    MLP's first product and the four steps of its tanh GELU. Llama: two RMS norms, each with an fp32 copy of its
+    MLP's first product and its GELU. Llama: two RMS norms, each with an fp32 copy of its
     input, its normalised form and its output; query, key, value and attention's output; gate, its SiLU, up and
     their product.
     """
     h, f = shape.hidden_size, shape.mlp_size
     if shape.architecture == "gpt2":
-        inside = tokens * e * (8 * h + 5 * f) + 4 * e * tokens
+        inside = tokens * e * (8 * h + 2 * f) + 4 * e * tokens
     else:
         inside = tokens * (2 * (4 * h + 2 * e * h + 4) + 4 * e * h + 4 * e * f)
     return inside + attention_bytes(shape, tokens, sequence_length, e, attention)
@@ -93,16 +93,18 @@ def rotary_bytes(shape, sequence_length, e):
 def layer_working_bytes(shape, tokens, sequence_length, e, attention):
     """Return what the backward pass of one layer needs on top of what the layer keeps.
 
-    In the MLP: the residual's gradient and three MLP-wide gradients, while one MLP-wide tensor and the layer's
-    output are already gone. With eager attention, two score-sized gradients, when the MLP's tensors are gone.
+    In GPT-2's MLP: two MLP-wide gradients, while one MLP-wide tensor and the layer's output are already gone. In
+    Llama's: the residual's gradient and three MLP-wide ones, while as much is gone. Beside them a weight's gradient.
+    With eager attention, two score-sized gradients, when the MLP's tensors are gone.
     """
     h, f = shape.hidden_size, shape.mlp_size
-    in_mlp = tokens * e * 2 * f + h * f * e
+    wide, kept = (tokens * e * (f - h), 2) if shape.architecture == "gpt2" else (tokens * e * 2 * f, 4)
+    in_mlp = wide + h * f * e
     if attention == "sdpa":
         return in_mlp
     score = 4 if shape.architecture == "llama" else e
     scores = 2 * score * tokens * shape.attention_heads * sequence_length
-    return max(in_mlp, scores - 5 * tokens * e * f)
+    return max(in_mlp, scores - kept * tokens * e * f)
 
 
 def final_norm_bytes(shape, tokens, e):

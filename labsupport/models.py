@@ -68,6 +68,8 @@ def model_config(preset):
     # No generation happens here, and byte 50256 does not exist: name no special tokens.
     tokens = {"vocab_size": vocabulary, "bos_token_id": None, "eos_token_id": None, "use_cache": False}
     if architecture == "gpt2":
+        # GPT-2's GELU as PyTorch's one kernel: transformers' own spelling of it is eight, and keeps three tensors more.
+        tokens["activation_function"] = "gelu_pytorch_tanh"
         dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
         return GPT2Config(
             n_layer=layers, n_embd=hidden, n_head=heads, n_positions=positions, n_inner=mlp, **tokens, **dropout

@@ -15,6 +15,14 @@ SHAPES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_workspace_of_onednn():
+    """oneDNN's 16-bit matrix products take a workspace that depends on the processor: do without."""
+    torch._C._set_mkldnn_enabled(False)  # the public torch.backends.mkldnn.flags warns about Intel GPUs
+    yield
+    torch._C._set_mkldnn_enabled(True)
+
+
 def profiled(shape, dtype, attention, checkpointing):
     """(bytes after forward, most in forward, most in backward), of everything but weights and their gradients."""
     model = build_model(shape).to(dtype)
