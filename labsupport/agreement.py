@@ -7,6 +7,7 @@ from labsupport.communication import times_ddp
 from labsupport.config import create_deepspeed_config, merge_configs
 from labsupport.memory import MOMENTS, plan
 from labsupport.model_states import MODEL_STATES
+from labsupport.models import preset_named
 
 RESTING = MOMENTS[:3]
 STATE_TOLERANCE, PEAK_TOLERANCE = 0.03, 0.10
@@ -93,11 +94,12 @@ def cells(accelerator="cpu"):
 
 def predict(run, accelerator="cpu"):
     """Return the Plan of a cell."""
+    shape = preset_named(run["model"])
     return plan(
-        run["model"],
+        shape._replace(layers=run["layers"]) if run.get("layers") else shape,
         run["config"],
         world_size=run["world_size"],
-        sequence_length=SEQUENCE_LENGTH,
+        sequence_length=run.get("sequence_length", SEQUENCE_LENGTH),
         activation_checkpointing=run["checkpointing"],
         accelerator=accelerator,
     )
@@ -114,11 +116,9 @@ def measure(run, nvme_path=None):
 
     import torch
 
-    from labsupport.communication import measured_collectives
     from labsupport.deepspeed_trainer import DeepSpeedTrainer
-    from labsupport.ledger import held_by_place, other_bytes
-    from labsupport.models import build_model, count_parameters
-    from labsupport.timeline import watch_step
+    from labsupport.ledger import other_bytes
+    from labsupport.models import build_model
 
     base = other_bytes()
     config = merge_configs(run["config"], _nvme_paths(run["config"], nvme_path))
@@ -127,9 +127,25 @@ def measure(run, nvme_path=None):
         model.activation_checkpointing_enable()
     with contextlib.redirect_stdout(io.StringIO()):
         trainer = DeepSpeedTrainer(model, config)
+    micro_batch, length = trainer.engine.train_micro_batch_size_per_gpu(), run.get("sequence_length", SEQUENCE_LENGTH)
+    text = torch.arange(micro_batch * length).reshape(micro_batch, length) % 256
+    batch = {name: text.clone().to(trainer.engine.device) for name in ("input_ids", "labels")}
+    result = moments_of(trainer, batch, base)
+    _forget(trainer.engine)
+    return result
+
+
+def moments_of(trainer, batch, base):
+    """Train an engine that has not trained yet for three steps, and return what `measure` does.
+
+    batch: a micro-batch on the device. base: what other_bytes gave before there was a model.
+    """
+    from labsupport.communication import measured_collectives
+    from labsupport.ledger import held_by_place
+    from labsupport.models import count_parameters
+    from labsupport.timeline import peak_step_bytes, watch_step
+
     engine = trainer.engine
-    text = torch.arange(MICRO_BATCH_SIZE * SEQUENCE_LENGTH).reshape(MICRO_BATCH_SIZE, SEQUENCE_LENGTH) % 256
-    batch = {name: text.clone().to(engine.device) for name in ("input_ids", "labels")}
     accumulation = engine.gradient_accumulation_steps()
 
     def step():
@@ -144,11 +160,12 @@ def measure(run, nvme_path=None):
         engine.step()
     moments["at rest"] = held_by_place(engine, base)
     watched = watch_step(engine, step, base)
-    place = "GPU" if engine.device.type == "cuda" else "host"
-    moments["peak"] = {**moments["at rest"], place: dict(watched.peak)}
-    result = {
+    on_gpu = engine.device.type == "cuda"
+    moments["peak"] = {**moments["at rest"], "GPU" if on_gpu else "host": dict(watched.peak)}
+    return {
         "moments": moments,
         "peak_phase": watched.peak_phase,
+        "allocator_peak_bytes": peak_step_bytes(engine, step) if on_gpu else None,
         "collectives": measured_collectives(engine, step),
         "parameters": count_parameters(engine.module),
         "largest_module": max(
@@ -156,8 +173,6 @@ def measure(run, nvme_path=None):
             for module in engine.module.modules()
         ),
     }
-    _forget(engine)
-    return result
 
 
 def published_estimate(run, parameters, largest_module):
@@ -187,13 +202,16 @@ def model_states(moments, moment):
     return sum(roles.get(role, 0) for roles in moments[moment].values() for role in MODEL_STATES)
 
 
-def total(moments, moment):
-    """Return the bytes at a moment, outside NVMe."""
-    return sum(sum(roles.values()) for place, roles in moments[moment].items() if place != "NVMe")
+def total(moments, moment, accelerator="cpu"):
+    """Return the bytes at a moment where the model computes: on the GPU, or, on a CPU rank, outside NVMe."""
+    counted = [place for place in moments[moment] if (place == "GPU" if accelerator == "cuda" else place != "NVMe")]
+    return sum(sum(moments[moment][place].values()) for place in counted)
 
 
 def compare(run, measured, accelerator="cpu"):
     """Return what a table shows of one cell: predicted and measured bytes, and their ratios less one.
+
+    On a GPU the measured peak is the allocator's own, and only the GPU's memory is compared there.
 
     {"states": {moment: (predicted, measured, error)}, "peak": (...), "phases": (predicted, measured), "sent": what
     a rank sends as a multiple of plain data parallelism (predicted, measured), "worst_role": the role that is
@@ -214,7 +232,10 @@ def compare(run, measured, accelerator="cpu"):
     worst = max(by_role[1], key=lambda role: abs(by_role[0][role] - by_role[1][role]))
     return {
         "states": states,
-        "peak": _pair(total(predicted.moments, "peak"), total(measured["moments"], "peak")),
+        "peak": _pair(
+            total(predicted.moments, "peak", accelerator),
+            measured.get("allocator_peak_bytes") or total(measured["moments"], "peak", accelerator),
+        ),
         "phases": (predicted.peak_phase, measured["peak_phase"]),
         "sent": (
             predicted.times_ddp,

@@ -4,6 +4,7 @@ Every reader has it, so nothing is downloaded: some ten megabytes of real code, 
 """
 
 import itertools
+import os
 import sys
 import sysconfig
 from functools import cache
@@ -65,7 +66,12 @@ def text_loader(micro_batch_size, rank=0, world_size=1, sequence_length=128, spl
     if samples is not None:
         data = torch.utils.data.Subset(data, range(min(samples, len(data))))
     sampler = DistributedSampler(data, world_size, rank, shuffle=split == "train", seed=seed, drop_last=True)
-    return DataLoader(data, micro_batch_size, sampler=sampler, drop_last=True)
+    # Pinned batches travel to a GPU while it computes.
+    return DataLoader(data, micro_batch_size, sampler=sampler, drop_last=True, pin_memory=_trains_on_gpu())
+
+
+def _trains_on_gpu():
+    return os.environ.get("DS_ACCELERATOR", "cuda") == "cuda" and torch.cuda.is_available()
 
 
 def endless_batches(loader):

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from labsupport.checkpoints import checked_tag, require_possible_folder
 from labsupport.config import create_deepspeed_config, create_offload_config
-from labsupport.engine import initialize_deepspeed
+from labsupport.engine import initialize_deepspeed, out_of_gpu_memory
 from labsupport.errors import CheckpointError, ConfigError, LabError, TrainingError
 
 __all__ = [
@@ -66,9 +66,8 @@ class DeepSpeedTrainer:
         With gradient accumulation, DeepSpeed updates the weights on every gradient_accumulation_steps-th
         call. Raises TrainingError when the loss is not finite.
         """
-        loss = self._loss(batch)
-        self._update(loss)
-        return self._finite(self._mean_over_ranks(loss.detach().float()), 1)
+        loss = self._forward_backward_step(batch)
+        return self._finite(self._mean_over_ranks(loss), 1)
 
     def train_epoch(self, dataloader, max_steps=None, progress=True, on_step=None):
         """Train on every micro-batch of `dataloader` and return the mean loss over batches and ranks.
@@ -83,10 +82,8 @@ class DeepSpeedTrainer:
         length = _length(dataloader, max_steps)
         hidden = not progress or self.rank != 0 or "TQDM_DISABLE" in os.environ
         with tqdm(total=length, disable=hidden, unit="batch", desc="training") as bar:
-            for batch in itertools.islice(dataloader, max_steps):
-                loss = self._loss(batch)
-                self._update(loss)
-                loss = loss.detach().float()
+            for batch in _ahead(itertools.islice(dataloader, max_steps), self.engine.device):
+                loss = self._forward_backward_step(batch)
                 window, in_window, steps = window + loss, in_window + 1, steps + 1
                 if in_window == STEPS_BETWEEN_LOSS_CHECKS or steps == length:
                     mean = self._finite(self._mean_over_ranks(window / in_window), in_window)
@@ -175,10 +172,19 @@ class DeepSpeedTrainer:
             raise CheckpointError(f"DeepSpeed found no checkpoint at {path}/{tag}: choose another path or tag.")
         return state.get(CLIENT_STATE_KEY, {})
 
-    def _update(self, loss):
+    def _forward_backward_step(self, batch):
+        """Train on one micro-batch and return its loss, on the device: nothing here waits for a GPU."""
         self._has_trained = True
-        self.engine.backward(loss)
-        self.engine.step()
+        try:
+            loss = self._loss(batch)
+            self.engine.backward(loss)
+            self.engine.step()
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{out_of_gpu_memory()} at micro-batch {self.engine.micro_steps + 1}: take a smaller micro-batch, "
+                "activation checkpointing, a higher stage or offload; the last saved checkpoint is untouched."
+            ) from error
+        return loss.detach().float()
 
     def _loss(self, batch):
         inputs, keywords, target = _split(_to_device(batch, self.engine.device), self.loss_fn is not None)
@@ -243,6 +249,18 @@ def _picklable_dict(client_state):
             f"client_state cannot be pickled ({error}): keep numbers, text and tensors in it."
         ) from error
     return dict(client_state or {})
+
+
+def _ahead(batches, device):
+    """Yield the batches on the device, each copied there while the one before it is trained on."""
+    waiting = None
+    for batch in batches:
+        batch = _to_device(batch, device)
+        if waiting is not None:
+            yield waiting
+        waiting = batch
+    if waiting is not None:
+        yield waiting
 
 
 def _to_device(batch, device):

@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import platform
+import re
 import sys
 import time
 import warnings
@@ -28,7 +29,7 @@ from labsupport.config import (
     zero_stage,
 )
 from labsupport.errors import ConfigError, TrainingError
-from labsupport.machine import free_port, nvme_is_available
+from labsupport.machine import free_port, gpu_obstacle, has_gpu_device, nvme_is_available
 
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -58,12 +59,13 @@ def describe_machine():
     name = accelerator.device_name()
     fused, reason = _fused_adam(name)
     on_gpu = name == "cuda"
+    if not on_gpu and "DS_ACCELERATOR" not in os.environ and has_gpu_device():
+        _say_once(f"Note: the ranks run on the processor. {gpu_obstacle()}")
     return Machine(
         accelerator=name,
         device=torch.cuda.get_device_name(0) if on_gpu else platform.processor() or platform.machine(),
         devices=torch.cuda.device_count() if on_gpu else len(os.sched_getaffinity(0)),
-        # A Turing GPU says that it supports bf16 and emulates it, slowly: ask for Ampere or newer.
-        precision="fp16" if on_gpu and torch.cuda.get_device_capability()[0] < 8 else "bf16",
+        precision="fp16" if on_gpu and not _gpu_computes_bf16() else "bf16",
         fused_adam=fused,
         fused_adam_reason=reason,
         nvme=nvme_is_available(),
@@ -90,7 +92,7 @@ def initialize_deepspeed(model, config, optimizer=None):
     _check_client_optimizer(config, optimizer)
     _check_offload_runs_here(config)
     if optimizer is None:
-        _choose_adam(config)
+        choose_adam(config)
 
     import deepspeed
 
@@ -122,7 +124,7 @@ def start_distributed():
         raise TrainingError(
             f"The launcher set {', '.join(given)} but not {', '.join(missing)}: set all five, or none for one rank."
         )
-    put_own_tools_first()
+    prepare_op_builds()
     accelerator = _accelerator()
     local_rank, world_size = int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"])
     if accelerator.device_name() == "cuda":
@@ -166,14 +168,18 @@ def quiet_deepspeed():
     warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch\.distributed\.")
 
 
-def put_own_tools_first():
-    """Put this interpreter's folder first on the PATH, so that DeepSpeed finds the ninja that came with it.
+def prepare_op_builds():
+    """Set this process's environment so that DeepSpeed compiles its ops as it should; twice is harmless.
 
-    Another ninja reads the build log differently and compiles every op again, for minutes.
+    This interpreter's folder comes first on the PATH, for the ninja that came with it: another one reads the build
+    log differently and compiles every op again, for minutes. TORCH_CUDA_ARCH_LIST loses the letters of names such as
+    9.0a, which DeepSpeed 0.19.8 takes for a number and fails (ops/op_builder/builder.py, compute_capability_args).
     """
     folder = str(Path(sys.executable).parent)
     if os.environ.get("PATH", "").split(os.pathsep)[0] != folder:
         os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", os.defpath)
+    if architectures := os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        os.environ["TORCH_CUDA_ARCH_LIST"] = re.sub(r"(\d\.\d)[a-z]", r"\1", architectures)
 
 
 def _accelerator():
@@ -184,25 +190,65 @@ def _accelerator():
     return get_accelerator()
 
 
+def _gpu_computes_bf16():
+    """Whether the GPU has bf16 arithmetic: a Turing GPU says that it supports bf16, and emulates it, slowly."""
+    return torch.cuda.get_device_capability()[0] >= 8
+
+
 def _fused_adam(accelerator_name):
     """Whether to use DeepSpeed's FusedAdam here, and why not."""
     if accelerator_name != "cuda":
         return False, "there is no GPU to compile FusedAdam for"
+    return _fused_adam_on_cuda()
+
+
+@cache
+def _fused_adam_on_cuda():
     from deepspeed.ops.op_builder import FusedAdamBuilder
-    from deepspeed.ops.op_builder.builder import assert_no_cuda_mismatch
+    from deepspeed.ops.op_builder.builder import assert_no_cuda_mismatch, installed_cuda_version
+    from torch.utils.cpp_extension import _get_build_directory
 
+    if torch.version.cuda is None:
+        return False, "this torch was built without CUDA"
+    prepare_op_builds()
     try:
-        assert_no_cuda_mismatch("fused_adam")
-        compatible = FusedAdamBuilder().is_compatible(verbose=False)
-    except Exception as error:  # a missing compiler has its own class in each DeepSpeed release
-        return (
-            False,
-            f"FusedAdam does not compile: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+        with contextlib.redirect_stdout(io.StringIO()):  # what it accepts, it says at length
+            toolkit = installed_cuda_version("fused_adam")
+    except Exception:  # no CUDA_HOME, or no nvcc in it: each DeepSpeed release has a class of its own for it
+        return False, (
+            f"FusedAdam needs nvcc: install the CUDA toolkit {torch.version.cuda} and set CUDA_HOME to have it"
         )
-    return compatible, "" if compatible else "FusedAdam does not compile here; ds_report says why"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert_no_cuda_mismatch("fused_adam")
+    except Exception:  # the check says it at length; what is behind it was asked above
+        return False, _toolkit_mismatch(toolkit, torch.version.cuda)
+    folder = Path(_get_build_directory("fused_adam", verbose=False))
+    if not list(folder.glob("*.so")):
+        print("Compiling DeepSpeed's FusedAdam, once for this machine: up to two minutes ...", flush=True)
+    try:
+        # A toolkit that matches can still fail to compile: only a loaded op is known to work.
+        with contextlib.redirect_stdout(io.StringIO()):
+            FusedAdamBuilder().load(verbose=False)
+    except Exception as error:  # whatever the compiler or DeepSpeed said
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return False, f"FusedAdam does not compile ({first[:200]}); ninja -v in {folder} shows why"
+    return True, ""
 
 
-def _choose_adam(config):
+def _toolkit_mismatch(toolkit, cuda_of_torch):
+    """The sentence for an nvcc of another version than torch's CUDA, with the way out that applies.
+
+    toolkit: (major, minor). cuda_of_torch: "13.0".
+    """
+    versions = f"nvcc is {toolkit[0]}.{toolkit[1]} and torch was built with CUDA {cuda_of_torch}"
+    install = f"install the CUDA toolkit {cuda_of_torch} and set CUDA_HOME to it"
+    if str(toolkit[0]) == cuda_of_torch.split(".")[0]:
+        return f"{versions}: set DS_SKIP_CUDA_CHECK=1, because only the minor version differs, or {install}"
+    return f"{versions}: {install}"
+
+
+def choose_adam(config):
     block = config.get("optimizer", {})
     settings = block.setdefault("params", {}) if block else {}
     if block.get("type", "").lower() not in ("adam", "adamw") or "torch_adam" in settings:
@@ -227,6 +273,12 @@ def _check_precision_runs_here(config):
         raise ConfigError(
             f"fp16 does not run on this accelerator ({accelerator.device_name()}): build the config with "
             'precision="bf16".'
+        )
+    on_gpu = accelerator.device_name() == "cuda"
+    if config_precision(config) == "bf16" and on_gpu and not _gpu_computes_bf16():
+        raise ConfigError(
+            f"bf16 is only emulated on this GPU ({torch.cuda.get_device_name(0)}): build the config with "
+            'precision="fp16".'
         )
     if config_precision(config) == "bf16" and not accelerator.is_bf16_supported():
         raise ConfigError(
@@ -279,6 +331,10 @@ def _check_offload_runs_here(config):
 def _one_sentence(error):
     """Turn what deepspeed.initialize raised into the sentence for it, or into its own first line."""
     text = str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return TrainingError(
+            f"{out_of_gpu_memory()} while DeepSpeed set up: take a smaller model, a higher stage or offload."
+        )
     if "extra_forbidden" in text or type(error).__name__ == "ValidationError":
         details = [
             f"{'.'.join(map(str, item['loc']))} ({item['msg'].lower()}, value {item['input']!r})"
@@ -286,9 +342,10 @@ def _one_sentence(error):
         ]
         return ConfigError(f"DeepSpeed refuses in this config: {'; '.join(details) or text}: mend or delete that key.")
     if type(error).__name__ in ("CUDAMismatchException", "MissingCUDAException") or "CUDA_HOME" in text:
+        reason = _fused_adam(_accelerator().device_name())[1]
         return TrainingError(
-            "DeepSpeed cannot compile its CUDA ops here, because nvcc is missing or of another version than torch's: "
-            'install the matching CUDA toolkit, or add "torch_adam": true to the optimizer\'s params.'
+            f"DeepSpeed cannot compile its CUDA ops here ({reason}): mend that, or take an optimizer without a CUDA "
+            'op, as "torch_adam": true in the optimizer\'s params does.'
         )
     if "Error building extension" in text or "Ninja is required" in text or "ninja" in text.lower():
         return TrainingError(
@@ -297,6 +354,16 @@ def _one_sentence(error):
         )
     first_line = text.strip().splitlines()[0] if text.strip() else "no message"
     return TrainingError(f"deepspeed.initialize failed with {type(error).__name__}: {first_line}")
+
+
+def out_of_gpu_memory():
+    """Return the beginning of the sentence for a GPU that is full: which one, how much it has, how much we held."""
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    most = torch.cuda.max_memory_allocated()
+    return (
+        f"The GPU ({properties.name}, {properties.total_memory / 2**30:.1f} GiB) ran out of memory, with "
+        f"{most / 2**30:.1f} GiB held at most,"
+    )
 
 
 def end_rank(status):

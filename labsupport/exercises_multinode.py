@@ -216,7 +216,7 @@ def _bytes(situation, way):
     cards = situation["cards"]
     choices = {"stage": stage, "offload_optimizer": optimizer, "offload_param": parameters}
     planned = plan(situation["parameters"], world_size=cards, **choices)
-    return planned.peak_bytes, planned.place_bytes("peak", "pinned host") * cards
+    return planned.peak_bytes, planned.host_bytes("peak") * cards
 
 
 def _facts(situation):

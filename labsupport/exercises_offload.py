@@ -198,7 +198,7 @@ def _fits(config):
         optimizer = settings.optimizer if "optimizer" in config else "none"
         raise Mistaken("another training", precision=settings.precision, optimizer=optimizer)
     planned = plan(PARAMETERS, config, world_size=GPUS)
-    on_card, on_host = planned.place_bytes("peak", "GPU"), planned.place_bytes("at rest", "pinned host") * GPUS
+    on_card, on_host = planned.place_bytes("peak", "GPU"), planned.host_bytes("at rest") * GPUS
     _judge_places(settings, on_card, on_host)
 
 

@@ -29,15 +29,51 @@ def nvme_is_available():
     return any((root / "libaio.h").exists() for root in roots)
 
 
+def has_gpu_device():
+    """Return whether a GPU's driver has put a device there, whatever torch can do with it."""
+    return any(path for pattern in GPU_DEVICES for path in Path("/dev").glob(pattern))
+
+
 def gpu_count():
     """Return how many GPUs ranks may use here: 0 where DS_ACCELERATOR names another accelerator."""
     if os.environ.get("DS_ACCELERATOR", "cuda") != "cuda":
         return 0
-    if not any(path for pattern in GPU_DEVICES for path in Path("/dev").glob(pattern)):
+    if not has_gpu_device():
         return 0
     import torch
 
     return torch.cuda.device_count()
+
+
+def gpu_obstacle():
+    """Return "" where ranks can use an NVIDIA GPU here, else the sentence that says why not and what to do."""
+    if os.environ.get("DS_ACCELERATOR", "cuda") != "cuda":
+        return f"DS_ACCELERATOR is {os.environ['DS_ACCELERATOR']!r}, so no GPU is used: unset it, or set it to cuda."
+    if not has_gpu_device():
+        return "No NVIDIA GPU is visible on this machine: install the driver, or go to a machine that has one."
+    import torch
+
+    if torch.cuda.is_available():
+        return ""
+    driver = driver_version() or "no driver that answers"
+    if torch.version.cuda is None:
+        return f"This torch {torch.__version__} was built without CUDA: install torch's build for CUDA."
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return "CUDA_VISIBLE_DEVICES hides every GPU: unset it, or name a GPU."
+    return (
+        f"This torch needs a driver for CUDA {torch.version.cuda} and there is {driver}: install a newer NVIDIA driver, "
+        "or a torch that was built for an older CUDA."
+    )
+
+
+def driver_version():
+    """Return the version of the NVIDIA driver as nvidia-smi says it; None where it says nothing."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.split("\n")[0].strip() or None if done.returncode == 0 else None
 
 
 def default_accelerator(ranks):

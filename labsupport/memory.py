@@ -81,6 +81,10 @@ class Plan(NamedTuple):
         """Return the bytes in one place ("GPU", "host", "pinned host", "NVMe") at a moment."""
         return sum(self.moments[moment].get(place, {}).values())
 
+    def host_bytes(self, moment):
+        """Return the bytes in the host's memory at a moment, pinned and not: those that offload put there."""
+        return self.place_bytes(moment, "host") + self.place_bytes(moment, "pinned host")
+
     @property
     def peak_bytes(self):
         """The most bytes at one time where the model computes: on the GPU, or on the host of a CPU rank."""
@@ -273,12 +277,14 @@ def resting_bytes(shares, s, device, stepped, fused):
         shares, s, fused
     )
     on_device, on_host = held.staging_bytes(shares, s)
-    places = {place: {} for place in dict.fromkeys((device, pinned, states))}
+    # DeepSpeedCPUAdam makes its two states in ordinary memory; the masters, the gradients and the buffers are pinned.
+    of_adam = "host" if states == pinned else states
+    places = {place: {} for place in dict.fromkeys((device, pinned, states, of_adam))}
     for place, role, count in (
         (parameters, "parameters", held.parameter_bytes(shares, s)),
         (gradients, "gradients", held.resting_gradient_bytes(shares, s)),
         (states, "master weights", rounded(held.master_bytes(shares, s))),
-        (states, "optimizer states", adam if stepped or at_once else 0),
+        (of_adam, "optimizer states", adam if stepped or at_once else 0),
         (device, "communication buckets", on_device + (held.bucket_bytes(shares, s) if s.stage == 3 else 0)),
         (pinned, "communication buckets", on_host + held.nvme_buffer_bytes(shares, s)),
         (device, "gathered parameters", held.persistent_bytes(shares, s) if stepped else 0),

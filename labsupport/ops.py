@@ -12,26 +12,28 @@ from pathlib import Path
 
 import psutil
 
-from labsupport.engine import describe_machine, nvme_is_available, put_own_tools_first
+from labsupport.engine import describe_machine, nvme_is_available, prepare_op_builds
 
-MINUTES = {"ShareMemCommBuilder": 1, "CPUAdamBuilder": 1.5, "AsyncIOBuilder": 5, "FusedAdamBuilder": 2}
+MINUTES = {"ShareMemCommBuilder": 1, "CPUAdamBuilder": 1.5, "AsyncIOBuilder": 5}
 
 
 def needed_ops(machine):
     """Return the builders, by DeepSpeed's names, of the ops that the labs use on this Machine."""
     ops = ["ShareMemCommBuilder"] if machine.accelerator == "cpu" else []
     ops += ["CPUAdamBuilder"]
-    ops += ["FusedAdamBuilder"] if machine.fused_adam else []
     return ops + (["AsyncIOBuilder"] if nvme_is_available() else [])
 
 
 def compile_ops():
     """Load each needed op, compiling it where that was not done before; return the names that failed."""
-    put_own_tools_first()
+    prepare_op_builds()
+    clear_stale_lock("fused_adam")
     machine = describe_machine()
     from deepspeed.accelerator import get_accelerator
 
     print(f"Machine: {machine}.")
+    if machine.accelerator == "cuda":  # describe_machine has compiled it, or found out why not
+        print(f"fused_adam: {'ready' if machine.fused_adam else f'not used: {machine.fused_adam_reason}'}.")
     failed = []
     for name in needed_ops(machine):
         builder = get_accelerator().create_op_builder(name)

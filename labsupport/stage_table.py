@@ -10,6 +10,7 @@ it would have to know about DeepSpeed. tests/test_stage_table.py compares the wh
 import functools
 import itertools
 import math
+from collections import Counter
 
 from labsupport import model_states
 from labsupport.activations import Activations, activation_bytes
@@ -45,7 +46,7 @@ DEFAULT = {
     "model": "1m",
     "card": "RTX 4090",
 }
-PLACES = ("GPU", "pinned host", "NVMe")
+PLACES = {"GPU": ("GPU",), "host": ("host", "pinned host"), "NVMe": ("NVMe",)}  # where the planner says
 NVME_PATH = "/local_nvme"  # what the selector shows; the reader names a folder of their own
 STRATEGY = ("stage", "offload_optimizer", "offload_param")  # the axes that DeepSpeed combines or refuses
 
@@ -142,7 +143,7 @@ def stage_table():
     return {
         "axes": AXES,
         "roles": model_states.ROLES,
-        "places": PLACES,
+        "places": list(PLACES),
         "allowance_bytes": ALLOWANCE_BYTES,
         "cards": {
             name: {"memory_bytes": card.memory_bytes, "precision": card.precision} for name, card in CARDS.items()
@@ -209,7 +210,7 @@ def _cell(shape, choice):
         rest = resting_bytes(shares, s, "GPU", stepped=True, fused=fused)
         memory.append(
             [
-                [_by_role(rest.get(place, {})) for place in PLACES],
+                [_by_role(_together(rest, places)) for places in PLACES.values()],
                 [
                     [phase, moment, _by_role(roles)]
                     for phase, moment, roles in step_phases(shares, s, fused, gloo=False)
@@ -224,6 +225,14 @@ def _cell(shape, choice):
         "share": math.ceil(shape.parameters / choice["world_size"]) * element_bytes,
         "trips": [host_trips(choice, steps) for steps in AXES["accumulation"]],
     }
+
+
+def _together(held, places):
+    """{role: bytes} of some places of {place: {role: bytes}}."""
+    roles = Counter()
+    for place in places:
+        roles.update(held.get(place, {}))
+    return roles
 
 
 def _sent(shape, choice, checkpointed_layers):

@@ -14,8 +14,8 @@ def test_each_machine_compiles_what_it_uses(monkeypatch):
     assert ops.needed_ops(machine) == ["ShareMemCommBuilder", "CPUAdamBuilder", "AsyncIOBuilder"]
     monkeypatch.setattr(ops, "nvme_is_available", lambda: False)
     assert ops.needed_ops(machine) == ["ShareMemCommBuilder", "CPUAdamBuilder"]
-    gpu = dataclasses.replace(machine, accelerator="cuda", fused_adam=True)
-    assert ops.needed_ops(gpu) == ["CPUAdamBuilder", "FusedAdamBuilder"]
+    gpu = dataclasses.replace(machine, accelerator="cuda")  # describe_machine has loaded FusedAdam there
+    assert ops.needed_ops(gpu) == ["CPUAdamBuilder"]
 
 
 def test_a_lock_is_removed_only_where_nobody_compiles(monkeypatch, tmp_path, capsys):

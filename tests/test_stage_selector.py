@@ -66,7 +66,7 @@ def test_the_whole_grid_is_what_plan_says(arithmetic, model):
         assert shown[:4] == [
             expected.peak_bytes,
             expected.peak_phase,
-            expected.place_bytes("at rest", "pinned host"),
+            expected.host_bytes("at rest"),
             expected.place_bytes("at rest", "NVMe"),
         ], (strategy, values)
         assert math.isclose(shown[4], expected.sent_bytes, rel_tol=1e-6, abs_tol=1)

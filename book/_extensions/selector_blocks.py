@@ -25,7 +25,7 @@ def seven_billion_on_four():
     return "\n".join(
         [
             f"The cheapest that fits is **{_in_words(strategy)}**, {how}: {_gib(planned)} at the peak of a rank, and "
-            f"{planned.place_bytes('peak', 'pinned host') / 2**30:.1f} GiB a rank in the host's memory.",
+            f"{planned.host_bytes('peak') / 2**30:.1f} GiB a rank in the host's memory.",
             "",
             *lines,
         ]

@@ -1,0 +1,362 @@
+"""One measurement of the GPU tier, in a process of its own: what `make gpu` starts, and a lab on a GPU.
+
+    python -m labsupport.gpu_cells cells.json results.jsonl          # also under torchrun, for several ranks
+
+A cell is plain data, and names its `kind`: a function of KINDS. Each finished cell is a line of the results, so
+that what was measured stays whatever happens next; a cell that fails leaves its sentence and ends the process.
+"""
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import statistics
+import sys
+import time
+
+from labsupport.errors import LabError
+from labsupport.models import preset_named
+
+WARM_UP_WINDOWS = 2
+OUT_OF_MEMORY = "out_of_memory"
+
+
+def shape_of(cell):
+    """Return the Preset that a cell trains: a preset, with another number of layers where the cell says so."""
+    shape = preset_named(cell["model"])
+    return shape._replace(layers=cell["layers"]) if cell.get("layers") else shape
+
+
+def micro_batch_size(cell):
+    """Return the samples that a rank trains on in one forward pass."""
+    return cell["config"]["train_micro_batch_size_per_gpu"]
+
+
+# What is measured. Every function takes a cell and the device of this rank, and every rank calls it.
+
+
+def environment(cell, device):
+    """What this machine is: GPU, driver, CUDA, host, and the rates that the other stages are set against."""
+    import psutil
+    import torch
+
+    from labsupport.engine import describe_machine
+    from labsupport.flops import measured_matmul_flops
+    from labsupport.machine import driver_version
+
+    machine = describe_machine()
+    on_gpu = device.type == "cuda"
+    properties = torch.cuda.get_device_properties(device) if on_gpu else None
+    return {
+        "machine": str(machine),
+        "device": machine.device,
+        "devices": machine.devices,
+        "precision": machine.precision,
+        "memory_bytes": properties.total_memory if on_gpu else None,
+        "compute_capability": f"{properties.major}.{properties.minor}" if on_gpu else None,
+        "driver": driver_version(),
+        "cuda": torch.version.cuda,
+        "cores": len(os.sched_getaffinity(0)),
+        "host_memory_bytes": psutil.virtual_memory().total,
+        "matmul_flops": {
+            precision: measured_matmul_flops(_dtype(precision), device, cell["matrix_size"], cell["seconds"])
+            for precision in cell["precisions"]
+        },
+        "copy_bytes_per_second": _copy_rates(device, cell["copied_bytes"]) if on_gpu else {},
+    }
+
+
+def ops(_cell, _device):
+    """Which ops DeepSpeed could compile here, how long that took, and which Adam the machine gets, and why."""
+    from labsupport.engine import describe_machine
+    from labsupport.ops import compile_ops
+
+    start = time.perf_counter()
+    machine = describe_machine()
+    failed = compile_ops()
+    return {
+        "optimizer": "DeepSpeed FusedAdam" if machine.fused_adam else "torch AdamW",
+        "reason": machine.fused_adam_reason,
+        "nvme": machine.nvme,
+        "failed": failed,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def memory(cell, _device):
+    """What the ledger counts at the four moments of a step, as labsupport.agreement measures it."""
+    from labsupport.agreement import measure
+
+    return measure(cell, cell.get("nvme_path"))
+
+
+def speed(cell, device):
+    """How fast one of labsupport.training_loops trains, and the most that the allocator held meanwhile."""
+    from labsupport.training_loops import LOOPS
+
+    advance = LOOPS[cell["loop"]](_model(cell, device), cell["config"], device)
+    return _timed(advance, cell, device)
+
+
+def grid(cell, device):
+    """Speed and memory of one engine: the allocator's peak of a plain step, then what the ledger says it was."""
+    from labsupport.agreement import moments_of
+    from labsupport.deepspeed_trainer import DeepSpeedTrainer
+    from labsupport.ledger import allocator_gap, other_bytes
+    from labsupport.training_loops import by_train_epoch
+
+    base = other_bytes()
+    trainer = DeepSpeedTrainer(_model(cell, device), cell["config"])
+    batch = next(iter(_batches(cell, 1)))
+    # The moments first: "after initialisation" is before Adam has made its states.
+    moments = moments_of(trainer, {name: tensor.to(device) for name, tensor in batch.items()}, base)
+    gap = allocator_gap(trainer.engine)
+    return moments | {"allocator": gap} | _timed(by_train_epoch(trainer), cell, device)
+
+
+def loops(cell, device):
+    """The trainer beside a loop written by hand, over one engine, in turn: seconds a step of every window."""
+    from labsupport.deepspeed_trainer import DeepSpeedTrainer
+    from labsupport.training_loops import by_hand, by_train_epoch
+
+    trainer = DeepSpeedTrainer(_model(cell, device), cell["config"])
+
+    def by_train_step(batches):
+        for batch in batches:
+            trainer.train_step(batch)
+
+    ways = {"by hand": by_hand(trainer.engine), "train_epoch": by_train_epoch(trainer), "train_step": by_train_step}
+    batches, order = _batches(cell, cell["steps"]), list(ways)
+    seconds = {name: [] for name in ways}
+    for window in range(WARM_UP_WINDOWS + cell["windows"]):
+        first = window % len(order)
+        for name in order[first:] + order[:first]:
+            taken = _seconds(lambda name=name: ways[name](batches), device)
+            if window >= WARM_UP_WINDOWS:
+                seconds[name].append(taken / len(batches))
+    by_hand_seconds = seconds["by hand"]
+    ratios = {
+        name: statistics.median(one / hand for one, hand in zip(each, by_hand_seconds, strict=True))
+        for name, each in seconds.items()
+    }
+    return {"seconds_per_step": seconds, "median_ratio_to_by_hand": ratios}
+
+
+def hugging_face(cell, device):
+    """The Hugging Face Trainer with the same config and batch: seconds a step of every window."""
+    import tempfile
+
+    import transformers
+
+    from labsupport.config import config_precision
+    from labsupport.corpus import ByteWindows
+    from labsupport.engine import choose_adam
+
+    config = json.loads(json.dumps(cell["config"]))
+    choose_adam(config)
+    settings, precision = config["optimizer"]["params"], config_precision(config)
+    marks, steps = [], cell["steps"]
+
+    class Clock(transformers.TrainerCallback):
+        def on_step_end(self, _arguments, state, _control, **_):
+            if state.global_step % steps == 0:
+                _wait(device)
+                marks.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        arguments = transformers.TrainingArguments(
+            output_dir=folder, deepspeed=config, max_steps=steps * (WARM_UP_WINDOWS + cell["windows"]),
+            per_device_train_batch_size=micro_batch_size(cell), learning_rate=settings["lr"],
+            weight_decay=settings["weight_decay"], max_grad_norm=config["gradient_clipping"],
+            bf16=precision == "bf16", fp16=precision == "fp16", use_cpu=device.type == "cpu", report_to="none",
+            save_strategy="no", logging_strategy="no", disable_tqdm=True, log_level="error",
+        )  # fmt: skip
+        data = ByteWindows(cell["sequence_length"])
+        model = _model(cell, device)
+        transformers.Trainer(model=model, args=arguments, train_dataset=data, callbacks=[Clock()]).train()
+    seconds = [(after - before) / steps for before, after in itertools.pairwise(marks)]
+    return {"seconds_per_step": seconds[WARM_UP_WINDOWS - 1 :]}
+
+
+def communication(cell, device):
+    """Speed on several ranks, the message bytes of a step, and the share of it in which NCCL kernels run."""
+    import torch
+
+    from labsupport.communication import measured_collectives
+    from labsupport.deepspeed_trainer import DeepSpeedTrainer
+    from labsupport.training_loops import by_train_epoch
+
+    trainer = DeepSpeedTrainer(_model(cell, device), cell["config"])
+    timed = _timed(by_train_epoch(trainer), cell, device)
+    batch = next(iter(_batches(cell, 1)))
+    collectives = measured_collectives(trainer.engine, lambda: trainer.train_step(batch))
+    share = None
+    if device.type == "cuda":
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            taken = _seconds(lambda: trainer.train_step(batch), device)
+        kernels = (event for event in profile.key_averages() if event.key.startswith("nccl"))
+        share = sum(event.self_device_time_total for event in kernels) / 1e6 / taken
+    return timed | {"collectives": collectives, "nccl_share_of_step": share}
+
+
+KINDS = {
+    "environment": environment,
+    "ops": ops,
+    "memory": memory,
+    "speed": speed,
+    "grid": grid,
+    "loops": loops,
+    "hugging face": hugging_face,
+    "communication": communication,
+}
+
+
+def measure(cell):
+    """Measure one cell on this rank and return the result as plain data; every rank must call it."""
+    import torch
+    from deepspeed.accelerator import get_accelerator
+
+    from labsupport.engine import start_distributed
+
+    start_distributed()
+    if get_accelerator().device_name() != "cuda":
+        return KINDS[cell["kind"]](cell, torch.device("cpu"))
+    device = torch.device("cuda", torch.cuda.current_device())
+    if limit := cell.get("gpu_memory_limit_bytes"):
+        whole = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / whole), device)
+    # TF32 would make fp32 cells fast and inexact: they are there to be fp32.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return KINDS[cell["kind"]](cell, device)
+
+
+def _model(cell, device):
+    """The cell's model; made on the GPU, where random numbers are quick, unless it might not fit there."""
+    import torch
+
+    from labsupport.models import build_model
+    from labsupport.training_loops import compile_layers
+
+    with torch.device("cpu" if cell.get("gpu_memory_limit_bytes") else device):
+        model = build_model(shape_of(cell))
+    if cell.get("checkpointing"):
+        model.activation_checkpointing_enable()
+    if cell.get("compile"):
+        compile_layers(model, cell["compile"])
+    return model
+
+
+def _batches(cell, count):
+    import torch
+
+    from labsupport.corpus import endless_batches, text_loader
+
+    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    loader = text_loader(micro_batch_size(cell), rank, world_size, cell["sequence_length"])
+    return list(itertools.islice(endless_batches(loader), count))
+
+
+def _timed(advance, cell, device):
+    """Train windows of steps and return their seconds, the speed that follows, and the allocator's bytes."""
+    import torch
+
+    batches, losses, seconds = _batches(cell, cell["steps"]), [], []
+    on_gpu = device.type == "cuda"
+    for window in range(WARM_UP_WINDOWS + cell["windows"]):
+        if window == WARM_UP_WINDOWS and on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        taken = _seconds(lambda: losses.append(float(advance(batches))), device)
+        if window >= WARM_UP_WINDOWS:
+            seconds.append(taken / len(batches))
+    samples = micro_batch_size(cell) * torch.distributed.get_world_size() / statistics.median(seconds)
+    return {
+        "seconds_per_step": seconds,
+        "samples_per_second": samples,
+        "tokens_per_second": samples * cell["sequence_length"],
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
+        "reserved_bytes": torch.cuda.max_memory_reserved() if on_gpu else None,
+        "resting_bytes": torch.cuda.memory_allocated() if on_gpu else None,
+        "parameters": shape_of(cell).parameters,
+    }
+
+
+def _seconds(call, device):
+    import torch
+
+    torch.distributed.barrier()
+    _wait(device)
+    start = time.perf_counter()
+    call()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device):
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _dtype(precision):
+    from labsupport.training_loops import DTYPES
+
+    return DTYPES[precision]
+
+
+def _copy_rates(device, size):
+    """Bytes a second between host and GPU, from ordinary and from pinned memory: the best of ten."""
+    import torch
+
+    there, rates = torch.empty(size, dtype=torch.uint8, device=device), {}
+    for name, pinned in (("ordinary", False), ("pinned", True)):
+        here = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+        rates[f"{name} host to GPU"] = size / min(_seconds(lambda: there.copy_(here), device) for _ in range(10))
+        rates[f"GPU to {name} host"] = size / min(_seconds(lambda: here.copy_(there), device) for _ in range(10))
+    return rates
+
+
+def main(cells_file, results_file):
+    """Measure the cells of a file, write each result as it comes, and return the exit status."""
+    with open(cells_file) as file:
+        cells = json.load(file)
+    first = int(os.environ.get("RANK", "0")) == 0
+    for cell in cells:
+        entry = {"cell": cell}
+        try:
+            entry["measured"] = measure(cell)
+        except Exception as error:  # a cell of DeepSpeed, PyTorch or transformers may fail in any way
+            entry |= {"error": one_sentence(error), OUT_OF_MEMORY: is_out_of_memory(error)}
+        if first or "error" in entry:
+            with open(results_file, "a") as file:
+                file.write(json.dumps(entry) + "\n")
+        if "error" in entry:
+            print(f"error: {entry['error']}", file=sys.stderr, flush=True)
+            return 1
+    return 0
+
+
+def is_out_of_memory(error):
+    """Whether a GPU or the host was full: said by PyTorch itself, or by the sentence that we made of it."""
+    import torch
+
+    full = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, full) or isinstance(error.__cause__, full)
+
+
+def one_sentence(error):
+    """Return what went wrong in one line: a LabError's own sentence, or another error's name and first line."""
+    if isinstance(error, LabError):
+        return str(error)
+    first = (str(error).strip().splitlines() or ["no message"])[0]
+    return f"{type(error).__name__}: {first[:300]}"
+
+
+if __name__ == "__main__":
+    # Run as a file this module is called __main__; a rank ends as the program's ranks do.
+    from labsupport.engine import end_rank
+
+    end_rank(main(*sys.argv[1:]))
