@@ -121,7 +121,7 @@ def measure(run, nvme_path=None):
     from labsupport.models import build_model
 
     base = other_bytes()
-    config = merge_configs(run["config"], _nvme_paths(run["config"], nvme_path))
+    config = with_nvme_path(run["config"], nvme_path) if nvme_path else run["config"]
     model = build_model(run["model"])
     if run["checkpointing"]:
         model.activation_checkpointing_enable()
@@ -245,14 +245,20 @@ def compare(run, measured, accelerator="cpu"):
     }
 
 
+def accelerator_of(measured):
+    """Return "cuda" where the ledger found bytes on a GPU, else "cpu"."""
+    return "cuda" if any(measured["moments"]["peak"]["GPU"].values()) else "cpu"
+
+
 def _pair(predicted, measured):
     return predicted, measured, predicted / measured - 1
 
 
-def _nvme_paths(config, nvme_path):
+def with_nvme_path(config, nvme_path):
+    """Return the config with that folder for whatever it puts on NVMe."""
     zero = config["zero_optimization"]
     keys = [key for key in ("offload_optimizer", "offload_param") if zero.get(key, {}).get("device") == "nvme"]
-    return {"zero_optimization": {key: {"nvme_path": str(nvme_path)} for key in keys}} if nvme_path else {}
+    return merge_configs(config, {"zero_optimization": {key: {"nvme_path": str(nvme_path)} for key in keys}})
 
 
 def _forget(engine):

@@ -7,6 +7,7 @@ that what was measured stays whatever happens next; a cell that fails leaves its
 """
 
 import contextlib
+import functools
 import io
 import itertools
 import json
@@ -15,6 +16,7 @@ import statistics
 import sys
 import time
 
+from labsupport.agreement import with_nvme_path
 from labsupport.errors import LabError
 from labsupport.models import preset_named
 
@@ -88,7 +90,7 @@ def memory(cell, _device):
     """What the ledger counts at the four moments of a step, as labsupport.agreement measures it."""
     from labsupport.agreement import measure
 
-    return measure(cell, cell.get("nvme_path"))
+    return measure(cell)
 
 
 def speed(cell, device):
@@ -212,14 +214,19 @@ KINDS = {
 }
 
 
-def measure(cell):
-    """Measure one cell on this rank and return the result as plain data; every rank must call it."""
+def measure(cell, nvme_path=None):
+    """Measure one cell on this rank and return the result as plain data; every rank must call it.
+
+    nvme_path: the folder for what the cell's config puts on NVMe.
+    """
     import torch
     from deepspeed.accelerator import get_accelerator
 
     from labsupport.engine import start_distributed
 
     start_distributed()
+    if nvme_path and "config" in cell:
+        cell = cell | {"config": with_nvme_path(cell["config"], nvme_path)}
     if get_accelerator().device_name() != "cuda":
         return KINDS[cell["kind"]](cell, torch.device("cpu"))
     device = torch.device("cuda", torch.cuda.current_device())
@@ -314,12 +321,12 @@ def _copy_rates(device, size):
     there, rates = torch.empty(size, dtype=torch.uint8, device=device), {}
     for name, pinned in (("ordinary", False), ("pinned", True)):
         here = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
-        rates[f"{name} host to GPU"] = size / min(_seconds(lambda: there.copy_(here), device) for _ in range(10))
-        rates[f"GPU to {name} host"] = size / min(_seconds(lambda: here.copy_(there), device) for _ in range(10))
+        for way, target, source in ((f"{name} host to GPU", there, here), (f"GPU to {name} host", here, there)):
+            rates[way] = size / min(_seconds(functools.partial(target.copy_, source), device) for _ in range(10))
     return rates
 
 
-def main(cells_file, results_file):
+def main(cells_file, results_file, nvme_path=None):
     """Measure the cells of a file, write each result as it comes, and return the exit status."""
     with open(cells_file) as file:
         cells = json.load(file)
@@ -327,7 +334,7 @@ def main(cells_file, results_file):
     for cell in cells:
         entry = {"cell": cell}
         try:
-            entry["measured"] = measure(cell)
+            entry["measured"] = measure(cell, nvme_path)
         except Exception as error:  # a cell of DeepSpeed, PyTorch or transformers may fail in any way
             entry |= {"error": one_sentence(error), OUT_OF_MEMORY: is_out_of_memory(error)}
         if first or "error" in entry:

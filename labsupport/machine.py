@@ -61,8 +61,8 @@ def gpu_obstacle():
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return "CUDA_VISIBLE_DEVICES hides every GPU: unset it, or name a GPU."
     return (
-        f"This torch needs a driver for CUDA {torch.version.cuda} and there is {driver}: install a newer NVIDIA driver, "
-        "or a torch that was built for an older CUDA."
+        f"This torch needs a driver for CUDA {torch.version.cuda} and there is {driver}: install a newer NVIDIA "
+        "driver, or a torch that was built for an older CUDA."
     )
 
 

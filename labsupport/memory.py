@@ -169,7 +169,9 @@ def largest_model(card_name, model=None, **arguments):
         shape = preset_named(model) if isinstance(model, str) else model
         return shape._replace(layers=size)
 
-    size = _last(lambda size: fits(plan(candidate(size), **arguments), card_name), 10_000 if model else 10**14)
+    size = last_that_holds(
+        lambda size: fits(plan(candidate(size), **arguments), card_name), 10_000 if model else 10**14
+    )
     return plan(candidate(size), **arguments) if size else None
 
 
@@ -184,11 +186,11 @@ def smallest_world_size(card_name, model, config=None, **arguments):
 
     if too_small(MOST_GPUS):
         return None
-    return plan(model, config, world_size=_last(too_small, MOST_GPUS) + 1, **arguments)
+    return plan(model, config, world_size=last_that_holds(too_small, MOST_GPUS) + 1, **arguments)
 
 
-def _last(holds, most):
-    """The largest whole number from 0 to `most` for which `holds`, where it holds up to a point and not after it."""
+def last_that_holds(holds, most):
+    """Return the largest whole number from 0 to `most` for which `holds`; it must hold up to a point and not after."""
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2

@@ -18,12 +18,12 @@ FOLDER = Path(__file__).with_name("recorded")
 REQUIRED = ("command", "config", "hardware", "versions", "commit", "date", "seed", "warm_up", "counted", "measured")
 
 
-def record(name, command, config, hardware, seed, warm_up, counted, measured, folder=FOLDER):
+def record(name, command, config, hardware, seed, warm_up, counted, measured, more_versions=None, folder=FOLDER):
     """Write a measurement whole or not at all and return its path.
 
     command: what was typed; config: the full config; hardware: in words; warm_up, counted: numbers of runs
-    or steps; measured: the samples themselves and what follows from them. Versions, commit and the UTC date
-    are added here.
+    or steps; measured: the samples themselves and what follows from them; more_versions: of what Python does
+    not know, such as a driver. Python's versions, the commit and the UTC date are added here.
     """
     content = {
         "command": command,
@@ -32,6 +32,7 @@ def record(name, command, config, hardware, seed, warm_up, counted, measured, fo
         "versions": {
             "python": platform.python_version(),
             **{package: version(package) for package in ("torch", "deepspeed", "transformers")},
+            **(more_versions or {}),
         },
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -1,0 +1,207 @@
+"""Measure the GPU tier of the course on this machine, stage by stage: `make gpu`.
+
+    python benchmarks/gpu.py                          # every stage; goes on where an interrupted run stopped
+    python benchmarks/gpu.py --stages grid offload    # some of them
+    python benchmarks/gpu.py --dry-run --folder dry   # the same on CPU ranks with a tiny model: no measurement
+
+Any Python with torch for CUDA, deepspeed and transformers will do, without a network; run it from the repository's top
+folder with PYTHONPATH=. where labsupport is not installed. A finished cell is kept in _build/gpu, a finished stage in
+labsupport/recorded/gpu_<stage>.json. A cell that runs out of memory is tried again with half its micro-batch, then
+with the next smaller model, and the record says so.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from tqdm import tqdm
+
+from labsupport import gpu_stages
+from labsupport.errors import LabError
+from labsupport.gpu_cells import OUT_OF_MEMORY
+from labsupport.gpu_run import run_cells
+from labsupport.machine import gpu_count, gpu_obstacle
+from labsupport.program import OneSentenceParser
+from labsupport.results import FOLDER, record
+
+ROOT = Path(__file__).parent.parent
+
+
+def parse(arguments=None):
+    """Return the command line's options; raises LabError for what it does not know."""
+    parser = OneSentenceParser(prog="gpu.py", description=__doc__.partition("\n")[0])
+    add = parser.add_argument
+    add("--stages", nargs="+", choices=gpu_stages.STAGES, default=list(gpu_stages.STAGES), metavar="STAGE",
+        help=f"which to measure: {', '.join(gpu_stages.STAGES)} (default: all)")  # fmt: skip
+    add("--model", help="the preset of grid, speed, trainer and offload (default: the largest that should fit)")
+    add("--memory-gib", type=float, default=24.0,
+        help="GPU memory that stage `largest` may use, 0 for all (default 24, a workstation card's)")  # fmt: skip
+    add("--nvme-path", help="a folder on the NVMe drive (default: in the temporary folder)")
+    add("--folder", type=Path, default=FOLDER, help="where the records go (default: labsupport/recorded)")
+    add("--fresh", action="store_true", help="forget the cells that an interrupted run has finished")
+    add("--dry-run", action="store_true", help="CPU ranks and a tiny model, to see that every stage works")
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    """Measure the stages asked for and return the exit status; a mistake is one sentence."""
+    try:
+        options = parse(arguments)
+        if not options.dry_run and (reason := gpu_obstacle()):
+            raise LabError(f"{reason} With --dry-run every stage runs on the processor.")
+        if options.dry_run and options.folder == FOLDER:
+            raise LabError("A dry run measures nothing worth recording: name another folder with --folder.")
+        if not 0 <= options.memory_gib < float("inf"):
+            raise LabError(f"--memory-gib is {options.memory_gib}: give a number of GiB, or 0 for all there is.")
+        return run(options)
+    except LabError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped by Ctrl-C; the finished cells are kept, the same command goes on.", file=sys.stderr)
+        return 130
+
+
+def run(options):
+    """Measure stage after stage, record each that is complete, and return 1 where a cell failed."""
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with _runner(options) as runner, tempfile.TemporaryDirectory(prefix="deepspeed-lab-") as folder:
+        runner.nvme_path = options.nvme_path or folder
+        tier = gpu_stages.Tier(options.dry_run, runner.ranks, options.model, options.memory_gib)
+        # The ops first: the rest would compile them unseen.
+        tier.ops = runner.stage("ops", gpu_stages.ops(tier))[0][0].get("measured")
+        tier.environment = runner.stage("environment", gpu_stages.environment(tier))[0][0].get("measured")
+        if not tier.environment or not tier.ops:
+            raise LabError("This machine could not be described: the sentence above says why; mend that first.")
+        for name in options.stages:
+            cells = gpu_stages.STAGES[name](tier)
+            if isinstance(cells, str):  # why there is nothing to measure here
+                print(f"{name}: {cells}")
+                continue
+            entries, measured_now = runner.stage(name, cells, together=name == "memory")
+            if measured_now or not Path(options.folder, f"gpu_{name}.json").exists() or name in ("environment", "ops"):
+                _record(name, entries, tier, options)
+        if not runner.failed:
+            runner.forget()  # until here an interrupted run can go on
+    print("Records: " + ", ".join(sorted(path.name for path in options.folder.glob("gpu_*.json"))) + ".")
+    return 1 if runner.failed else 0
+
+
+def _record(name, entries, tier, options):
+    found = tier.environment
+    limits = "" if not tier.dry_run else "DRY RUN, no measurement: "
+    path = record(
+        f"gpu_{name}",
+        command=f"python benchmarks/gpu.py --stages {name}",
+        config={"cells": "each cell names its own"},
+        hardware=f"{limits}{found['machine']}; {found['cores']} CPU cores, "
+        f"{found['host_memory_bytes'] / 2**30:.0f} GiB of host memory",
+        seed=0,
+        warm_up=gpu_stages.WARM_UP_STEPS,
+        counted=f"{tier.windows} windows of {tier.steps} steps",
+        measured={"environment": found, "ops": tier.ops, "cells": entries},
+        more_versions={"cuda": found["cuda"], "driver": found["driver"]},
+        folder=options.folder,
+    )
+    print(f"{name}: {len(entries)} cells recorded in {path.name}.", flush=True)
+
+
+class _Runner:
+    """Runs cells, each in a process of its own, and keeps what is finished."""
+
+    def __init__(self, options, ranks):
+        self.ranks, self.failed, self.nvme_path = ranks, False, None
+        # Two machines, or two ways of asking, must not share what is half done.
+        key = f"{'dry' if options.dry_run else 'gpu'}-{options.model or 'auto'}-{options.memory_gib:g}"
+        self.kept = ROOT / "_build" / "gpu" / key
+        self.dry_run = options.dry_run
+        if options.fresh:
+            self.forget()
+        self.kept.mkdir(parents=True, exist_ok=True)
+
+    def forget(self):
+        """Forget the finished cells."""
+        for path in self.kept.glob("*.jsonl"):
+            path.unlink()
+
+    def stage(self, name, cells, together=False):
+        """Return an entry for each cell, {"cell", "measured"} or {"cell", "error"}, and whether one was run now."""
+        path = self.kept / f"{name}.jsonl"
+        entries = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        # A cell that failed is tried again, one that was too large is not.
+        finished = [entry for entry in entries if "error" not in entry or entry.get(OUT_OF_MEMORY)]
+        found = {json.dumps(entry["wanted"], sort_keys=True): entry for entry in finished}
+        missing = [cell for cell in cells if json.dumps(cell, sort_keys=True) not in found]
+        measured = len(missing)
+        with tqdm(total=len(cells), initial=len(cells) - len(missing), desc=name, unit="cell") as bar:
+            while missing:
+                for entry in self._measure(missing if together else missing[:1]):
+                    wanted = missing.pop(0)
+                    entry = {"wanted": wanted, **entry}
+                    if entry.get(OUT_OF_MEMORY) and (smaller := gpu_stages.next_size_down(wanted)):
+                        tqdm.write(f"{gpu_stages.label(wanted)}: {entry['error']} Trying {gpu_stages.label(smaller)}.")
+                        entry = {"wanted": wanted, "did_not_fit": entry["error"], **self._smaller(smaller)}
+                    self.failed |= "error" in entry and not entry.get(OUT_OF_MEMORY)
+                    with path.open("a") as file:
+                        file.write(json.dumps(entry) + "\n")
+                    found[json.dumps(wanted, sort_keys=True)] = entry
+                    tqdm.write(f"{gpu_stages.label(wanted)}: {gpu_stages.line(entry)}")
+                    bar.update()
+        return [found[json.dumps(cell, sort_keys=True)] for cell in cells], bool(measured)
+
+    def _smaller(self, cell):
+        """The first size below that fits, as an entry; the last one's sentence where none does."""
+        while True:
+            entry = self._measure([cell])[0]
+            smaller = gpu_stages.next_size_down(cell) if entry.get(OUT_OF_MEMORY) else None
+            if smaller is None:
+                return entry
+            cell = smaller
+
+    def _measure(self, cells):
+        return run_cells(cells, self.nvme_path, "cpu" if self.dry_run else "cuda")
+
+
+class _DryRunner(_Runner):
+    """Runs cells on live CPU ranks, all in the same ones: the sizes are tiny and nothing is timed in earnest."""
+
+    def __init__(self, options, ranks, live):
+        super().__init__(options, ranks)
+        self.live = live
+
+    def _measure(self, cells):
+        from labsupport.gpu_cells import measure
+
+        count = cells[0].get("world_size", 1)
+        if cells[0]["kind"] == "environment":  # one cell as on a GPU, through a process of its own
+            return super()._measure(cells)
+        return [{"cell": cells[0], "measured": self.live(count).run(measure, cells[0], str(self.nvme_path))[0]}]
+
+
+@contextlib.contextmanager
+def _runner(options):
+    if not options.dry_run:
+        yield _Runner(options, gpu_count())
+        return
+    from labsupport.cluster import Ranks
+
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    started = {}
+
+    def live(count):
+        if count not in started:
+            started[count] = Ranks(count, "cpu")
+        return started[count]
+
+    try:
+        yield _DryRunner(options, 2, live)
+    finally:
+        for ranks in started.values():
+            ranks.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,320 @@
+"""The stages of the GPU tier: which cells each one measures on this machine. Plain data; no torch.
+
+    tier = Tier(dry_run=False, ranks=1)
+    tier.environment, tier.ops = ...        # what the first two stages found
+    STAGES["grid"](tier)                    # cells for labsupport.gpu_cells, or why there is nothing to measure
+
+benchmarks/gpu.py runs them. The model is the largest preset that the planner finds room for.
+"""
+
+import copy
+import shutil
+import tempfile
+
+from labsupport import agreement
+from labsupport.config import config_precision, create_deepspeed_config, merge_configs, offload_devices, zero_stage
+from labsupport.errors import TrainingError
+from labsupport.flops import MATRIX_SIZE
+from labsupport.gpu_cells import WARM_UP_WINDOWS, micro_batch_size
+from labsupport.machine import processor_computes_fp16
+from labsupport.memory import ALLOWANCE_BYTES, last_that_holds, plan
+from labsupport.models import PRESETS, preset_named
+
+MODELS = ("1.3b", "300m", "85m", "10m", "1m", "tiny")  # from large to small, all GPT-2
+PRECISIONS = ("bf16", "fp16", "fp32")
+ROOM = 0.9  # of a GPU's memory that a planned peak may take: the planner's own tolerance is left free
+HOST_ROOM = 0.7  # of the host's memory that offload may take: pinning copies, and others live there too
+BUCKET_ELEMENTS = 200_000_000
+WARM_UP_STEPS = f"{WARM_UP_WINDOWS} windows"
+NVME_FOLDER = "nvme"  # stands in a cell's config; the folder itself is the machine's own affair
+
+
+class Tier:
+    """What is measured on: the sizes follow from it. environment and ops are what the stages of that name found."""
+
+    def __init__(self, dry_run, ranks, model=None, memory_gib=24.0):
+        self.dry_run, self.ranks, self.memory_gib = dry_run, ranks, memory_gib
+        self.wanted_model = preset_named(model) and model if model else None
+        self.steps, self.windows = (1, 2) if dry_run else (10, 5)
+        self.environment = self.ops = None
+
+    def some(self, cells, each):
+        """Return the cells; in a dry run every so manieth, which shows as well that they work."""
+        return cells[::each] if self.dry_run else cells
+
+    @property
+    def gpu_bytes(self):
+        """The memory of one GPU; a CPU stands for a small one."""
+        return self.environment["memory_bytes"] or 2**30
+
+    @property
+    def precisions(self):
+        """Those that the device computes in."""
+        if self.dry_run:
+            return [each for each in PRECISIONS if each != "fp16" or processor_computes_fp16()]
+        return [each for each in PRECISIONS if each != "bf16" or self.environment["precision"] == "bf16"]
+
+    @property
+    def accelerator(self):
+        """DeepSpeed's name of it."""
+        return "cpu" if self.dry_run else "cuda"
+
+    def model(self, precision):
+        """Return (preset, micro-batch) of the largest preset for which stage 0 fits in that precision.
+
+        Raises TrainingError, with both sizes, for a preset that was asked for and does not fit.
+        """
+        if self.dry_run:
+            return "tiny", 2
+        for name in [self.wanted_model] if self.wanted_model else MODELS:
+            for micro_batch in (8, 4, 2, 1):
+                needed = self._peak(name, micro_batch, precision)
+                if needed <= ROOM * self.gpu_bytes:
+                    return name, micro_batch
+        raise TrainingError(
+            f"{name} needs about {needed / 2**30:.1f} GiB in {precision} with one sample, and the GPU has "
+            f"{self.gpu_bytes / 2**30:.1f} GiB: name a smaller --model."
+        )
+
+    def _peak(self, name, micro_batch, precision):
+        planned = plan(name, self.config(0, precision, micro_batch), world_size=self.ranks)
+        return planned.peak_bytes + ALLOWANCE_BYTES
+
+    def config(self, stage, precision, micro_batch, ranks=None, **choices):
+        """Return a config of this tier: the same buckets everywhere, and the Adam that this machine can run."""
+        ranks = ranks or self.ranks
+        config = create_deepspeed_config(
+            stage, precision=precision, world_size=ranks, micro_batch_size=micro_batch,
+            train_batch_size=micro_batch * ranks, nvme_path=NVME_FOLDER if "nvme" in choices.values() else None,
+            bucket_size=20_000 if self.dry_run else BUCKET_ELEMENTS, **choices,
+        )  # fmt: skip
+        if self.ops and self.ops["optimizer"] == "torch AdamW" and not any(choices.values()):
+            config["optimizer"]["params"]["torch_adam"] = True  # so that the planner knows of it too
+        return _low_scale(config)
+
+    def cell(self, kind, stage, precision="bf16", model=None, micro_batch=None, ranks=None, more=None, **choices):
+        """Return a cell. choices: what create_deepspeed_config takes. more: laid over the cell."""
+        name, most = self.model(precision)
+        name, micro_batch = model or name, micro_batch or most
+        config = self.config(stage, precision, micro_batch, ranks, **choices)
+        if choices.get("offload_param") == "nvme":
+            config = merge_configs(config, {"zero_optimization": {"offload_param": {"buffer_size": 60_000_000}}})
+        return {
+            "kind": kind,
+            "model": name,
+            "sequence_length": 32 if self.dry_run else preset_named(name).longest_sequence,
+            "world_size": ranks or self.ranks,
+            "checkpointing": False,
+            "config": config,
+            "steps": self.steps,
+            "windows": self.windows,
+        } | (more or {})
+
+
+def _low_scale(config):
+    """A loss scale low enough that fp16 skips no step: a skipped one makes no Adam states to count."""
+    if config_precision(config) == "fp16":
+        config["fp16"]["initial_scale_power"] = 8
+    return config
+
+
+def environment(tier):
+    """The machine and its rates."""
+    size, seconds = (256, 0.02) if tier.dry_run else (MATRIX_SIZE, 1.0)
+    precisions = ["bf16", "fp32"] if tier.dry_run else list(PRECISIONS)
+    return [{"kind": "environment", "matrix_size": size, "seconds": seconds, "precisions": precisions,
+             "copied_bytes": 2**30}]  # fmt: skip
+
+
+def ops(_tier):
+    """The ops that DeepSpeed compiles."""
+    return [{"kind": "ops"}]
+
+
+def grid(tier):
+    """Stages 0 to 3 in every precision: bytes by role from the ledger and the allocator, and speed."""
+    return tier.some(
+        [tier.cell("grid", stage, precision) for precision in tier.precisions for stage in range(4)], each=3
+    )
+
+
+def memory(tier):
+    """Settings that the grid leaves out, for the planner to be held against: a small model, many configs."""
+    sizes = {"model": "tiny" if tier.dry_run else "85m", "world_size": tier.ranks,
+             "bucket_size": 20_000 if tier.dry_run else 20_000_000}  # fmt: skip
+    low = tier.precisions[0]
+    runs = [agreement.cell(stage, low, accumulation=2, note="2 micro-batches a step", **sizes) for stage in range(4)]
+    runs += [
+        agreement.cell(stage, low, checkpointing=True, note="activation checkpointing", **sizes) for stage in (0, 3)
+    ]
+    runs += [agreement.cell(3, low, more=agreement.RELEASE, note="parameters released after use", **sizes)]
+    if low == "bf16":
+        runs += [
+            agreement.cell(stage, grad_accum_dtype="fp32", note="fp32 accumulation", **sizes) for stage in (1, 2, 3)
+        ]
+    runs += [
+        agreement.cell(stage, low, accumulation=2, offload_optimizer="cpu", note="optimizer on the CPU", **sizes)
+        for stage in (1, 2, 3)
+    ]
+    length = {"sequence_length": 32 if tier.dry_run else 512}
+    for run in runs:
+        _low_scale(run["config"])
+    return [{"kind": "memory"} | run | length for run in tier.some(runs, each=6)]
+
+
+def speed(tier):
+    """Plain PyTorch, DDP, FSDP2 and ZeRO with the same model and batch, eager and with compiled layers."""
+    low = tier.precisions[0]
+    ways = (
+        [("plain PyTorch", 0), ("DDP", 0)]
+        + ([("FSDP2", 0)] if low == "bf16" else [])
+        + [("DeepSpeedTrainer", z) for z in range(4)]
+    )
+    backend = "aot_eager" if tier.dry_run else "inductor"
+    eager, compiled = (
+        [
+            tier.cell(
+                "speed", stage, low, ranks=1 if loop == "plain PyTorch" else None, more={"loop": loop, "compile": each}
+            )
+            for loop, stage in ways
+        ]
+        for each in (None, backend)
+    )
+    return eager + tier.some(compiled, each=4)
+
+
+def trainer(tier):
+    """The trainer beside a loop written by hand and beside the Hugging Face Trainer, same config and batch."""
+    low = tier.precisions[0]
+    return [tier.cell(kind, 2, low) for kind in ("loops", "hugging face")]
+
+
+def offload(tier):
+    """Where the states lie, and what that costs in speed."""
+    low, found = tier.precisions[0], []
+    for stage, states, parameters in OFFLOADS:
+        if "nvme" in (states, parameters) and not tier.ops["nvme"]:
+            continue
+        choices = {"offload_optimizer": states or False, "offload_param": parameters or False}
+        found.append(tier.cell("grid", stage, low, **choices))
+    return tier.some(found, each=3)
+
+
+OFFLOADS = (
+    (2, None, None), (2, "cpu", None), (3, "cpu", None), (3, "cpu", "cpu"), (3, "nvme", None), (3, "nvme", "nvme"),
+)  # fmt: skip
+
+
+def largest(tier):
+    """The largest model per strategy: as many layers of the 1.3b shape as fit, from a little more than is planned."""
+    low, found = tier.precisions[0], []
+    limit = min(tier.gpu_bytes, tier.memory_gib * 2**30 or tier.gpu_bytes)
+    for stage, states, parameters, checkpointing in STRATEGIES:
+        if "nvme" in (states, parameters) and not tier.ops["nvme"]:
+            continue
+        choices = {"offload_optimizer": states or False, "offload_param": parameters or False}
+        name = "tiny" if tier.dry_run else "1.3b"
+        cell = tier.cell("speed", stage, low, model=name, micro_batch=1, **choices)
+        cell |= {"loop": "DeepSpeedTrainer", "checkpointing": checkpointing, "steps": 1, "windows": 2}
+        cell["gpu_memory_limit_bytes"] = int(limit)
+        layers = last_that_holds(lambda count, cell=cell: _fits(tier, cell | {"layers": count}, limit), 400)
+        if tier.dry_run:
+            layers = 2
+        found.append(cell | {"layers": max(1, layers + -(-layers // 20))})
+    return tier.some(found, each=3)
+
+
+STRATEGIES = (
+    (0, None, None, False), (0, None, None, True), (2, "cpu", None, True), (3, "cpu", "cpu", True),
+    (3, "nvme", "nvme", True),
+)  # fmt: skip
+
+
+def _fits(tier, cell, limit):
+    planned = agreement.predict(cell, tier.accelerator)
+    host, disk = tier.environment["host_memory_bytes"], shutil.disk_usage(tempfile.gettempdir()).free
+    return (
+        planned.place_bytes("peak", "GPU") + ALLOWANCE_BYTES <= limit
+        and tier.ranks * planned.host_bytes("peak") <= HOST_ROOM * host
+        and tier.ranks * planned.place_bytes("at rest", "NVMe") <= HOST_ROOM * disk
+    )
+
+
+def scaling(tier):
+    """The same batch on every GPU, on more and more of them: speed, message bytes, the share of NCCL in a step."""
+    if tier.ranks < 2:
+        return "nothing to measure, because this machine has one GPU and messages need two."
+    counts = [count for count in (1, 2, 4, 8, 16) if count <= tier.ranks]
+    low = tier.precisions[0]
+    cells = [tier.cell("communication", stage, low, ranks=count) for count in counts for stage in range(4)]
+    return tier.some(cells, each=5)
+
+
+STAGES = {
+    "environment": environment, "ops": ops, "grid": grid, "memory": memory, "speed": speed, "trainer": trainer,
+    "offload": offload, "largest": largest, "scaling": scaling,
+}  # fmt: skip
+
+
+def next_size_down(cell):
+    """Return the cell to try when this one runs out of memory, or None where there is no smaller one.
+
+    Half the micro-batch first; then the next smaller preset, or a twentieth fewer layers where layers are counted.
+    """
+    if "config" not in cell:
+        return None
+    smaller = copy.deepcopy(cell)
+    if cell.get("layers"):
+        smaller["layers"] -= -(-cell["layers"] // 20)
+        return smaller if smaller["layers"] > 0 else None
+    config = smaller["config"]
+    if micro_batch_size(cell) > 1:
+        config["train_micro_batch_size_per_gpu"] //= 2
+        steps = config["gradient_accumulation_steps"] * cell["world_size"]
+        config["train_batch_size"] = config["train_micro_batch_size_per_gpu"] * steps
+        return smaller
+    below = MODELS[MODELS.index(cell["model"]) + 1 :] if cell["model"] in MODELS else MODELS
+    if not below:
+        return None
+    smaller["model"] = below[0]
+    smaller["sequence_length"] = min(cell["sequence_length"], PRESETS[below[0]].longest_sequence)
+    return smaller
+
+
+def label(cell):
+    """Return a cell in a few words."""
+    if "config" not in cell:
+        return cell["kind"]
+    config = cell["config"]
+    where = [f"{what} on {place}" for what, place in zip(("states", "parameters"), offload_devices(config), strict=True)
+             if place != "none"]  # fmt: skip
+    words = [
+        cell["model"] + (f" with {cell['layers']} layers" if cell.get("layers") else ""),
+        cell["loop"] if cell.get("loop", "DeepSpeedTrainer") != "DeepSpeedTrainer" else f"stage {zero_stage(config)}",
+        config_precision(config),
+        f"micro-batch {micro_batch_size(cell)}",
+        *where,
+        *(["checkpointing"] if cell["checkpointing"] else []),
+        *(["compiled"] if cell.get("compile") else []),
+        *([f"{cell['world_size']} ranks"] if cell["world_size"] > 1 else []),
+        *([cell["note"]] if cell.get("note") else []),
+    ]
+    return f"{cell['kind']}: " + ", ".join(words)
+
+
+def line(entry):
+    """Return what came of an entry in a few words."""
+    if "error" in entry:
+        return entry["error"]
+    result, words = entry["measured"], []
+    if "tokens_per_second" in result:
+        words.append(f"{result['tokens_per_second']:,.0f} tokens/s")
+    if result.get("peak_bytes"):
+        words.append(f"peak {result['peak_bytes'] / 2**30:.2f} GiB")
+    for name, ratio in result.get("median_ratio_to_by_hand", {}).items():
+        words.append(f"{name} {ratio:.3f} of by hand")
+    if "moments" in result:
+        compared = agreement.compare(entry["cell"], result, agreement.accelerator_of(result))
+        states = max(abs(error) for *_, error in compared["states"].values())
+        words.append(f"planner {states:.1%} off in model states, {compared['peak'][2]:+.1%} at the peak")
+    return ", ".join(words) or "done"
