@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # DeepSpeed's op builder and the ranks look for ninja and python on the PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help book test measure milestone learner grade serve lab setup ops lint clean
+.PHONY: help book test measure gpu milestone learner grade serve lab setup ops lint clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -21,6 +21,14 @@ test: ops lint  ## lint, unit tests, multi-rank tests, every lab, a strict book 
 measure: ops  ## predicted beside measured: run all cells again and record them, 40 minutes at most
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python benchmarks/agreement.py
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python benchmarks/step_time.py
+
+ifdef GPU_PYTHON
+gpu:
+	@PYTHONPATH="$(CURDIR)" "$(GPU_PYTHON)" benchmarks/gpu.py $(if $(STAGES),--stages $(STAGES))
+else
+gpu: setup  ## measure this machine's GPU, stage by stage; STAGES="grid speed" for some, GPU_PYTHON=... for your own
+	@$(BIN)/python benchmarks/gpu.py $(if $(STAGES),--stages $(STAGES))
+endif
 
 milestone: setup  ## train with your own module on two ranks: make milestone MODULE=my_trainer.py
 	@$(BIN)/python -m labsupport.milestone "$(MODULE)"

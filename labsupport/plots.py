@@ -113,9 +113,12 @@ def predicted_and_measured(
     return LabFigure(figure, alt)
 
 
-def roles_side_by_side(predicted, measured, title, alt):
-    """Return two stacked bars of MiB by role for each label. predicted, measured: {label: {role: bytes}}."""
-    figure = empty_figure(title, "", "MiB per rank")
+UNITS = {"MiB": 2**20, "GiB": 2**30}
+
+
+def roles_side_by_side(predicted, measured, title, alt, unit="MiB"):
+    """Return two stacked bars by role for each label. predicted, measured: {label: {role: bytes}}; unit: of UNITS."""
+    figure = empty_figure(title, "", f"{unit} per rank")
     for name, held, colours in (
         ("predicted", predicted, PREDICTED_ROLE_COLOURS),
         ("measured", measured, ROLE_COLOURS),
@@ -123,11 +126,11 @@ def roles_side_by_side(predicted, measured, title, alt):
         for role in _present(measured.values()):
             figure.add_bar(
                 x=[list(held), [name] * len(held)],
-                y=[parts.get(role, 0) / 2**20 for parts in held.values()],
+                y=[parts.get(role, 0) / UNITS[unit] for parts in held.values()],
                 name=role,
                 showlegend=name == "measured",  # the hatched bars have the same roles in the same order
                 marker={"color": colours[role], "pattern": {"shape": "/"} if name == "predicted" else {}},
-                hovertemplate=f"{name}, {role}: %{{y:.2f}} MiB<extra></extra>",
+                hovertemplate=f"{name}, {role}: %{{y:.2f}} {unit}<extra></extra>",
             )
     figure.update_layout(barmode="relative", height=500)
     return LabFigure(figure, alt)
@@ -183,6 +186,15 @@ def measured_bars(numbers, title, alt, y_title):
     """Return one bar a label, of measured numbers. numbers: {label: number}."""
     figure = empty_figure(title, "", y_title)
     figure.add_bar(x=list(numbers), y=list(numbers.values()), marker={"color": MEASURED_COLOUR}, showlegend=False)
+    return LabFigure(figure, alt)
+
+
+def grouped_bars(series, title, alt, y_title):
+    """Return bars of measured numbers, side by side for labels that series share. series: {name: {label: number}}."""
+    figure = empty_figure(title, "", y_title)
+    for (name, numbers), colour in zip(series.items(), _endless(MEASURED_COLOURS), strict=False):
+        figure.add_bar(x=list(numbers), y=list(numbers.values()), name=name, marker={"color": colour}, showlegend=True)
+    figure.update_layout(barmode="group", height=460)
     return LabFigure(figure, alt)
 
 

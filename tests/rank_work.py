@@ -285,3 +285,25 @@ def trainer_mistakes():
             sentences.append((name, str(error)))
     trainer.engine.destroy()
     return sentences
+
+
+def losses_of_loop(loop, steps, compiled=None):
+    """This rank's loss of each step of one of labsupport.training_loops, in fp32 on the same samples."""
+    import itertools
+
+    import torch
+
+    from labsupport.corpus import endless_batches, text_loader
+    from labsupport.models import build_model
+    from labsupport.training_loops import LOOPS, compile_layers
+
+    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    if loop == "plain PyTorch whole batch":  # the reference: both ranks' samples, in one process
+        loop, loader = "plain PyTorch", text_loader(2 * world_size, sequence_length=32)
+    else:
+        loader = text_loader(2, rank, world_size, 32)
+    model = build_model("tiny")
+    if compiled:
+        compile_layers(model, compiled)
+    advance = LOOPS[loop](model, fp32_config(2), torch.device("cpu"))
+    return [float(advance([batch])) for batch in itertools.islice(endless_batches(loader), steps)]

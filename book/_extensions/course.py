@@ -11,6 +11,7 @@ from pathlib import Path
 import agreement_blocks  # beside this file
 import exercise_blocks
 import finished_pages
+import gpu_blocks
 import scaling_blocks
 import selector_blocks
 from docutils import nodes
@@ -87,7 +88,7 @@ class ComputedDirective(SphinxDirective):
         return [nodes.raw("", content._repr_mimebundle_()["text/html"], format="html")]
 
 
-BLOCKS = (scaling_blocks, agreement_blocks, selector_blocks, exercise_blocks)
+BLOCKS = (scaling_blocks, agreement_blocks, selector_blocks, exercise_blocks, gpu_blocks)
 
 
 def computed_block(name):

@@ -1,0 +1,312 @@
+"""What `make gpu` recorded, as tables and figures that name their hardware, beside this machine's own. No torch.
+
+from labsupport.gpu_records import speed_by_stage
+speed_by_stage()                # a figure; or a note, where no GPU was measured yet
+"""
+
+import statistics
+
+from labsupport import agreement
+from labsupport.communication import total_wire_bytes
+from labsupport.config import config_precision, offload_devices, zero_stage
+from labsupport.errors import LabError, TrainingError
+from labsupport.flops import H100_BF16_FLOPS, utilisation
+from labsupport.gpu_cells import micro_batch_size, shape_of
+from labsupport.model_states import ROLES
+from labsupport.plots import grouped_bars, roles_side_by_side
+from labsupport.results import FOLDER, read_record
+
+GIB = 2**30
+
+
+class Note:
+    """A sentence in place of a figure, for the page and for JupyterLab."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def _repr_mimebundle_(self, **_):
+        return {"text/markdown": self.text, "text/plain": self.text}
+
+
+def gpu_record(stage, folder=FOLDER):
+    """Return the record of a stage, or None where no GPU was measured yet."""
+    if not (folder / f"gpu_{stage}.json").exists():
+        return None
+    return read_record(f"gpu_{stage}", folder)
+
+
+def not_measured(stage):
+    """Return the sentence for a stage without a record."""
+    return (
+        f"No GPU has been measured for this yet: `make gpu STAGES={stage}` on a machine with one writes "
+        f"`labsupport/recorded/gpu_{stage}.json`, and this place shows it."
+    )
+
+
+def stamp(record):
+    """Return one line that says where and when a record was measured, and with what."""
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version)
+    counted = f"median of {record['counted']} after {record['warm_up']} of warm-up"
+    return (
+        f"Measured: `{record['command']}`, {record['hardware']}; {versions}; {counted}; commit {record['commit']}, "
+        f"{record['date'][:10]}."
+    )
+
+
+def gpu_name(record):
+    """Return the GPU's name."""
+    return record["measured"]["environment"]["device"]
+
+
+def entries(record):
+    """Return the cells of a record that were measured."""
+    return [entry for entry in record["measured"]["cells"] if "measured" in entry]
+
+
+def name_of(entry, model=False):
+    """Return what tells a cell from its neighbours in a table: loop or stage, precision, offload, compilation."""
+    cell = entry["cell"]
+    loop = cell.get("loop", "DeepSpeedTrainer")
+    words = [loop if loop != "DeepSpeedTrainer" else f"stage {zero_stage(cell['config'])}"]
+    words += [config_precision(cell["config"])] if loop == "DeepSpeedTrainer" and "loop" not in cell else []
+    states, parameters = offload_devices(cell["config"])
+    if states != "none":
+        words.append(f"states on {states}")
+    if parameters != "none":
+        words.append(f"parameters on {parameters}")
+    words += ["checkpointing"] if cell.get("checkpointing") else []
+    words += ["compiled layers"] if cell.get("compile") else []
+    words += [f"{cell['world_size']} GPUs"] if cell["world_size"] > 1 else []
+    words += [cell["note"]] if cell.get("note") else []
+    words += [cell["model"]] if model else []
+    return ", ".join(words)
+
+
+def share_of_peak(entry, record):
+    """Return (of this GPU's measured matrix rate, of the data sheet's 989 TFLOP/s for bf16 or None), 0 to 1."""
+    cell, result = entry["cell"], entry["measured"]
+    precision, ranks = config_precision(cell["config"]), cell["world_size"]
+    rate = record["measured"]["environment"]["matmul_flops"].get(precision)
+    args = shape_of(cell), cell["sequence_length"], result["tokens_per_second"]
+    hopper = any(card in gpu_name(record) for card in ("H100", "H200"))
+    sheet = utilisation(*args, ranks * H100_BF16_FLOPS) if hopper and precision != "fp32" else None
+    return (utilisation(*args, ranks * rate) if rate else None), sheet
+
+
+def environment_table(record):
+    """The machine: its rates as measured, and what DeepSpeed could compile."""
+    found, ops = record["measured"]["environment"], record["measured"]["ops"]
+    rows = [("GPU", f"{found['devices']} x {found['device']}, compute capability {found['compute_capability']}")]
+    if found["memory_bytes"]:
+        rows.append(("memory of one", f"{found['memory_bytes'] / GIB:.1f} GiB"))
+    rows += [("driver, CUDA of torch", f"{found['driver']}, {found['cuda']}"),
+             ("host", f"{found['cores']} cores, {found['host_memory_bytes'] / GIB:.0f} GiB")]  # fmt: skip
+    rows += [(f"matrix product, {name}", f"{rate / 1e12:.1f} TFLOP/s") for name, rate in found["matmul_flops"].items()]
+    rows += [(f"copy, {name}", f"{rate / 1e9:.1f} GB/s") for name, rate in found["copy_bytes_per_second"].items()]
+    rows.append(("Adam", ops["optimizer"] + (f": {ops['reason']}" if ops["reason"] else "")))
+    rows.append(("NVMe offload", "yes" if ops["nvme"] else "no, because libaio is missing"))
+    return _table(("What", "Found"), rows)
+
+
+def speed_table(record):
+    """Every cell of a record with a speed: tokens and samples per second, utilisation, and the allocator's peak."""
+    rows = []
+    for entry in entries(record):
+        result = entry["measured"]
+        if "tokens_per_second" not in result:
+            continue
+        measured, sheet = share_of_peak(entry, record)
+        spread = [seconds / statistics.median(result["seconds_per_step"]) - 1 for seconds in result["seconds_per_step"]]
+        rows.append((
+            name_of(entry), entry["cell"]["model"], f"{micro_batch_size(entry['cell'])}",
+            f"{result['tokens_per_second']:,.0f}", f"{result['samples_per_second']:,.1f}",
+            _percent(measured), _percent(sheet), f"{max(spread):+.0%}",
+            "-" if not result["peak_bytes"] else f"{result['peak_bytes'] / GIB:.2f}",
+        ))  # fmt: skip
+    head = ("Run", "Model", "Micro-batch", "Tokens/s", "Samples/s", "MFU of the measured matrix rate",
+            "MFU of 989 TFLOP/s", "Slowest window", "Peak, GiB")  # fmt: skip
+    return _table(head, rows) + _did_not_fit(record)
+
+
+def memory_table(record):
+    """The planner beside the ledger and the allocator, a line a cell."""
+    rows = []
+    for entry in entries(record):
+        if "moments" not in entry["measured"]:
+            continue
+        compared = agreement.compare(entry["cell"], entry["measured"], agreement.accelerator_of(entry["measured"]))
+        states = max((error for *_, error in compared["states"].values()), key=abs)
+        _, peak, error = compared["peak"]
+        bad = abs(states) > agreement.STATE_TOLERANCE or abs(error) > agreement.PEAK_TOLERANCE
+        role, predicted, measured = compared["worst_role"]
+        worst = f"{role}: {predicted / GIB:.3f} for {measured / GIB:.3f} GiB"
+        rows.append((
+            name_of(entry, model=True), f"{compared['states']['at rest'][1] / GIB:.3f}", f"{states:+.1%}",
+            f"{peak / GIB:.3f}", f"{error:+.1%}" + (" **miss**" if bad else ""), compared["phases"][1], worst,
+        ))  # fmt: skip
+    head = ("Run", "Model states, GiB", "Planner off by", "Peak on the GPU, GiB", "Planner off by", "Peak is in",
+            "Role furthest off")  # fmt: skip
+    return _table(head, rows) + _did_not_fit(record)
+
+
+def trainer_table(record):
+    """The trainer's ways beside a loop written by hand: seconds a step."""
+    found = {entry["cell"]["kind"]: entry["measured"] for entry in entries(record)}
+    if "loops" not in found:
+        return "The loops were not measured: the record holds their error."
+    seconds = dict(found["loops"]["seconds_per_step"])
+    hand = statistics.median(seconds["by hand"])
+    if "hugging face" in found:
+        seconds["Hugging Face Trainer, in a process of its own"] = found["hugging face"]["seconds_per_step"]
+    ratios = found["loops"]["median_ratio_to_by_hand"]
+    rows = [
+        (name, f"{statistics.median(each) * 1e3:.1f}", f"{ratios.get(name, statistics.median(each) / hand):.3f}")
+        for name, each in seconds.items()
+    ]
+    return _table(("Loop", "ms a step, median", "Of by hand"), rows)
+
+
+def largest_table(record):
+    """The largest model of each strategy that was trained, and how much of the GPU it was allowed."""
+    rows = []
+    for entry in entries(record):
+        result, cell = entry["measured"], entry["cell"]
+        peak = f"{result['peak_bytes'] / GIB:.2f}" if result["peak_bytes"] else "-"
+        known = "larger did not fit" if "did_not_fit" in entry else "the first size tried fitted: at least this"
+        limit = f"{cell['gpu_memory_limit_bytes'] / GIB:.1f}"
+        rows.append((name_of(entry), f"{result['parameters'] / 1e9:.2f}", str(cell["layers"]), limit, peak,
+                     f"{result['tokens_per_second']:,.0f}", known))  # fmt: skip
+    head = ("Strategy", "Parameters, billions", "Layers", "Allowed, GiB", "Peak, GiB", "Tokens/s", "Next size")
+    return _table(head, rows)
+
+
+def scaling_table(record):
+    """Speed, message bytes and the share of NCCL, by number of GPUs."""
+    rows = []
+    for entry in entries(record):
+        result = entry["measured"]
+        share = result["nccl_share_of_step"]
+        sent = total_wire_bytes(result["collectives"], entry["cell"]["world_size"]) / GIB
+        rows.append((name_of(entry), f"{result['tokens_per_second']:,.0f}", f"{sent:.3f}", _percent(share)))
+    return _table(("Run", "Tokens/s, all GPUs", "Sent by a GPU in a step, GiB", "NCCL's share of the step"), rows)
+
+
+def memory_by_stage(stage="grid", folder=FOLDER):
+    """Return the figure of the peak by role, predicted and measured, of the 16-bit cells; or a Note."""
+    record = gpu_record(stage, folder)
+    if record is None:
+        return Note(not_measured(stage))
+    predicted, measured = {}, {}
+    cells = [entry for entry in entries(record) if config_precision(entry["cell"]["config"]) != "fp32"]
+    for entry in cells:
+        result = entry["measured"]
+        accelerator = agreement.accelerator_of(result)
+        place = "GPU" if accelerator == "cuda" else "host"
+        name = name_of(entry).replace(", ", "<br>")
+        measured[name] = {role: result["moments"]["peak"][place].get(role, 0) for role in ROLES}
+        predicted[name] = agreement.predict(entry["cell"], accelerator).moments["peak"][place]
+    totals = {name: sum(roles.values()) for name, roles in measured.items()}
+    least, most = min(totals, key=totals.get), max(totals, key=totals.get)
+    title = f"{_plain(least)} peaks at {totals[least] / GIB:.2f} GiB, {_plain(most)} at {totals[most] / GIB:.2f} GiB"
+    alt = (
+        f"Peak of a training step by role, predicted beside measured, model {cells[0]['cell']['model']}: "
+        + "; ".join(f"{_plain(name)} {total / GIB:.2f} GiB" for name, total in totals.items())
+    )
+    return roles_side_by_side(predicted, measured, title, f"{alt}. {stamp(record)}", unit="GiB")
+
+
+def speed_by_stage(stage="grid", own=None, folder=FOLDER):
+    """Return the figure of tokens per second of a stage's cells; or a Note. own: what run_here gave, beside it."""
+    record = gpu_record(stage, folder)
+    if record is None and not own:
+        return Note(not_measured(stage))
+    series, stamps = {}, []
+    if record is not None:
+        series[f"recorded, {gpu_name(record)}"] = _speeds(entries(record))
+        stamps.append(stamp(record))
+    if own:
+        series[f"measured here, {own['device']}"] = _speeds(own["cells"])
+        stamps.append(f"Measured here: {own['machine']}.")
+    name, speeds = next(iter(series.items()))
+    fastest = max(speeds, key=speeds.get)
+    title = f"{_plain(fastest)} trains fastest: {speeds[fastest]:,.0f} tokens a second ({name})"
+    alt = "Tokens per second: " + "; ".join(
+        f"{name}: " + ", ".join(f"{_plain(label)} {speed:,.0f}" for label, speed in speeds.items())
+        for name, speeds in series.items()
+    )
+    return grouped_bars(series, title, f"{alt}. {' '.join(stamps)}", "tokens per second")
+
+
+def run_here(stage, model=None):
+    """Measure a stage's 16-bit cells on this machine's GPU; return what speed_by_stage takes, None without a GPU.
+
+    model: a preset; by default the recorded one where it fits, else the largest that does. Raises TrainingError
+    with the sentence of a cell that failed.
+    """
+    from tqdm.auto import tqdm
+
+    from labsupport.gpu_run import run_cells
+    from labsupport.gpu_stages import STAGES, Tier, environment, ops
+    from labsupport.machine import gpu_count
+
+    if not gpu_count():
+        return None
+    record = gpu_record(stage)
+    tier = Tier(dry_run=False, ranks=gpu_count(), model=model)
+    for name, cells in (("ops", ops(tier)), ("environment", environment(tier))):
+        setattr(tier, name, _measured(run_cells(cells)[0]))
+    if model is None and record is not None:
+        wanted = entries(record)[0]["cell"]["model"]
+        try:
+            tier.wanted_model = wanted
+            tier.model(tier.precisions[0])
+        except TrainingError:
+            tier.wanted_model = None
+    cells = [cell for cell in STAGES[stage](tier) if config_precision(cell["config"]) == tier.precisions[0]]
+    found = [run_cells([cell])[0] for cell in tqdm(cells, desc=f"measuring here: {stage}", unit="cell")]
+    for entry in found:
+        _measured(entry)
+    return {"device": tier.environment["device"], "machine": tier.environment["machine"], "cells": found}
+
+
+def _measured(entry):
+    if "error" in entry:
+        raise TrainingError(entry["error"])
+    return entry["measured"]
+
+
+def _speeds(cells):
+    return {
+        name_of(entry).replace(", ", "<br>"): entry["measured"]["tokens_per_second"]
+        for entry in cells
+        if "tokens_per_second" in entry["measured"]
+    }
+
+
+def _plain(label):
+    return label.replace("<br>", ", ")
+
+
+def _percent(share):
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _table(head, rows):
+    if not rows:
+        raise LabError("The record holds no cell that was measured: run make gpu again.")
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _did_not_fit(record):
+    """What was tried and did not fit, and what failed: lines below a table."""
+    lines = []
+    for entry in record["measured"]["cells"]:
+        if "did_not_fit" in entry:
+            wanted = entry["wanted"]
+            name = f"{name_of({'cell': wanted}, model=True)}, micro-batch {micro_batch_size(wanted)}"
+            lines.append(f"- {name}: {entry['did_not_fit']} The next size down is above.")
+        if "error" in entry:
+            lines.append(f"- {name_of(entry, model=True)} failed: {entry['error']}")
+    return "\n\n" + "\n".join(lines) if lines else ""

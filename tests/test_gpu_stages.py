@@ -1,0 +1,304 @@
+"""The GPU tier without a GPU: its dry run, what it records, and what it does when something does not fit or fails."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from labsupport import agreement, gpu_records, gpu_run, gpu_stages, machine
+from labsupport.communication import total_wire_bytes
+from labsupport.errors import TrainingError
+from labsupport.gpu_stages import STAGES, Tier, next_size_down
+from labsupport.results import FOLDER, REQUIRED, read_record
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import gpu
+
+WITHOUT_A_GPU = pytest.mark.skipif(machine.has_gpu_device(), reason="this machine has a GPU")
+
+
+@pytest.fixture(scope="module")
+def dry_run(tmp_path_factory):
+    """The folder of the records of a dry run, made by the command that a maintainer types."""
+    folder = tmp_path_factory.mktemp("records")
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--dry-run", "--fresh", "--folder", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return folder
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_runs_and_records_where_it_came_from(dry_run, stage):
+    record = read_record(f"gpu_{stage}", dry_run)
+    assert set(REQUIRED) <= set(record) and record["hardware"].startswith("DRY RUN, no measurement")
+    assert {"cuda", "driver"} <= set(record["versions"])
+    assert record["measured"]["cells"] and all("error" not in entry for entry in record["measured"]["cells"])
+
+
+def test_the_cells_measured_what_their_stage_is_for(dry_run):
+    cells = {stage: read_record(f"gpu_{stage}", dry_run)["measured"]["cells"] for stage in STAGES}
+    for entry in cells["grid"] + cells["memory"]:
+        compared = agreement.compare(entry["cell"], entry["measured"])
+        assert all(abs(error) <= agreement.STATE_TOLERANCE for *_, error in compared["states"].values())
+        assert abs(compared["peak"][2]) <= agreement.PEAK_TOLERANCE
+    loops = {(entry["cell"]["loop"], bool(entry["cell"]["compile"])) for entry in cells["speed"]}
+    assert {"plain PyTorch", "DDP", "FSDP2", "DeepSpeedTrainer"} == {loop for loop, _ in loops}
+    assert {compiled for _, compiled in loops} == {True, False}
+    for entry in cells["speed"] + cells["grid"] + cells["largest"]:
+        result, cell = entry["measured"], entry["cell"]
+        assert len(result["seconds_per_step"]) == cell["windows"] and result["last_loss"] < 8
+        samples = cell["config"]["train_micro_batch_size_per_gpu"] * cell["world_size"]
+        assert result["tokens_per_second"] == pytest.approx(result["samples_per_second"] * cell["sequence_length"])
+        assert samples / result["samples_per_second"] in [pytest.approx(each) for each in _between(result)]
+    for entry in cells["scaling"]:
+        parameters, ranks = entry["measured"]["parameters"], entry["cell"]["world_size"]
+        sent = total_wire_bytes(entry["measured"]["collectives"], ranks)
+        # A ring sends each of a model's two bytes twice over two ranks' halves: stage 1 half as much again.
+        assert sent == 0 if ranks == 1 else 2 * parameters <= sent <= 3.1 * parameters
+
+
+def _between(result):
+    seconds = sorted(result["seconds_per_step"])
+    return [*seconds, (seconds[0] + seconds[-1]) / 2]
+
+
+TABLES = {
+    "environment": gpu_records.environment_table, "grid": gpu_records.speed_table, "memory": gpu_records.memory_table,
+    "speed": gpu_records.speed_table, "trainer": gpu_records.trainer_table, "offload": gpu_records.memory_table,
+    "largest": gpu_records.largest_table, "scaling": gpu_records.scaling_table,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", TABLES)
+def test_a_record_becomes_a_table_with_a_row_a_cell(dry_run, stage):
+    record = gpu_records.gpu_record(stage, dry_run)
+    lines = TABLES[stage](record).splitlines()
+    assert len({line.count("|") for line in lines}) == 1 and "nan" not in " ".join(lines)
+    if stage not in ("environment", "trainer"):
+        assert len(lines) == 2 + len(record["measured"]["cells"])
+    assert record["commit"] in gpu_records.stamp(record) and record["hardware"] in gpu_records.stamp(record)
+
+
+@pytest.mark.parametrize("stage", ["grid", "offload"])
+def test_a_record_becomes_figures_that_name_their_hardware(dry_run, stage):
+    own = {"device": "another card", "machine": "1 x another card", "cells": _entries(dry_run, stage)}
+    speed = gpu_records.speed_by_stage(stage, own=own, folder=dry_run)
+    assert [bar.name.split(",")[0] for bar in speed.figure.data] == ["recorded", "measured here"]
+    assert "DRY RUN" in speed.alt and "another card" in speed.alt
+    memory = gpu_records.memory_by_stage(stage, folder=dry_run)
+    assert {"predicted", "measured"} == {label for bar in memory.figure.data for label in bar.x[1]}
+
+
+def _entries(folder, stage):
+    return gpu_records.entries(gpu_records.gpu_record(stage, folder))
+
+
+def test_without_a_record_the_page_says_so_and_how_to_make_one(tmp_path):
+    for figure in (gpu_records.speed_by_stage(folder=tmp_path), gpu_records.memory_by_stage(folder=tmp_path)):
+        assert "No GPU has been measured" in figure.text and "make gpu STAGES=grid" in figure.text
+
+
+@WITHOUT_A_GPU
+def test_without_a_gpu_a_lab_measures_nothing_here():
+    assert gpu_records.run_here("grid") is None
+
+
+def test_no_dry_run_is_recorded_as_a_measurement():
+    for path in FOLDER.glob("*.json"):
+        assert not read_record(path.stem)["hardware"].startswith("DRY RUN"), path.name
+
+
+@pytest.mark.parametrize("stage", ["grid", "memory", "offload"])
+def test_the_planner_is_within_its_tolerance_of_a_recorded_gpu(stage):
+    record = gpu_records.gpu_record(stage)
+    if record is None:
+        pytest.skip(f"no GPU record of stage {stage}: make gpu on a machine with a GPU writes it")
+    for entry in gpu_records.entries(record):
+        compared = agreement.compare(entry["cell"], entry["measured"], "cuda")
+        assert all(abs(error) <= agreement.STATE_TOLERANCE for *_, error in compared["states"].values()), entry["cell"]
+        assert abs(compared["peak"][2]) <= agreement.PEAK_TOLERANCE, entry["cell"]
+
+
+# What does not fit, what fails, what is interrupted
+
+
+GPU = {"memory_bytes": 141 * 10**9, "precision": "bf16", "host_memory_bytes": 128 * 2**30}
+
+
+def tier_of(**changes):
+    tier = Tier(dry_run=False, ranks=1)
+    tier.environment, tier.ops = GPU | changes, {"optimizer": "DeepSpeed FusedAdam", "nvme": True}
+    return tier
+
+
+@pytest.mark.parametrize(("memory_bytes", "model"), [(141e9, "1.3b"), (24e9, "300m"), (4e9, "85m")])
+def test_the_model_is_the_largest_that_the_planner_finds_room_for(memory_bytes, model):
+    name, micro_batch = tier_of(memory_bytes=memory_bytes).model("fp32")
+    assert name == model
+    larger = tier_of(memory_bytes=memory_bytes)
+    room = gpu_stages.ROOM * memory_bytes
+    assert larger._peak(name, micro_batch, "fp32") <= room
+    if micro_batch < 8:
+        assert larger._peak(name, 2 * micro_batch, "fp32") > room
+
+
+def test_a_preset_that_cannot_fit_is_refused_with_both_sizes():
+    tier = tier_of(memory_bytes=16e9)
+    tier.wanted_model = "1.3b"
+    with pytest.raises(TrainingError, match=r"1.3b needs about \d+\.\d GiB in bf16 .* the GPU has 14.9 GiB"):
+        tier.model("bf16")
+
+
+def test_a_gpu_without_bf16_is_measured_in_fp16_with_a_scale_that_skips_no_step():
+    tier = tier_of(precision="fp16", memory_bytes=16e9)
+    assert tier.precisions == ["fp16", "fp32"]
+    for name in ("grid", "memory", "speed", "trainer", "offload", "largest"):
+        for cell in STAGES[name](tier):
+            assert not cell["config"].get("bf16") and cell.get("loop") != "FSDP2"
+            if "fp16" in cell["config"]:
+                assert cell["config"]["fp16"]["initial_scale_power"] <= 8
+
+
+def test_every_cell_of_every_stage_is_one_that_the_planner_can_predict():
+    tier = tier_of()
+    tier.ranks = 2
+    for name in ("grid", "memory", "speed", "offload", "largest", "scaling"):
+        for cell in STAGES[name](tier):
+            planned = agreement.predict(cell, "cuda")
+            limit = cell.get("gpu_memory_limit_bytes", GPU["memory_bytes"])
+            assert planned.place_bytes("peak", "GPU") <= 1.1 * limit, gpu_stages.label(cell)
+
+
+def test_what_does_not_fit_is_made_smaller_until_nothing_is_left():
+    cell, seen = tier_of().cell("grid", 2, model="85m", micro_batch=4), []
+    while cell is not None:
+        seen.append((cell["model"], cell["config"]["train_micro_batch_size_per_gpu"]))
+        assert cell["config"]["train_batch_size"] == seen[-1][1]
+        cell = next_size_down(cell)
+    assert seen == [("85m", 4), ("85m", 2), ("85m", 1), ("10m", 1), ("1m", 1), ("tiny", 1)]
+    layered = tier_of().cell("speed", 2, model="1.3b", micro_batch=1) | {"layers": 41}
+    assert next_size_down(layered)["layers"] == 38 and next_size_down(layered | {"layers": 1}) is None
+
+
+class Machine:
+    """Stands for the processes that measure: full above two samples, and one cell that breaks once."""
+
+    def __init__(self, breaks=None, interrupted_after=None):
+        self.asked, self.breaks, self.left = [], breaks, interrupted_after
+
+    def __call__(self, cells, *_):
+        cell = cells[0]
+        self.asked.append(copy.deepcopy(cell))
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+        if cell["config"]["train_micro_batch_size_per_gpu"] > 2:
+            return [{"cell": cell, "error": "The GPU ran out of memory.", "out_of_memory": True}]
+        if self.breaks == cell["config"]["zero_optimization"]["stage"]:
+            return [{"cell": cell, "error": "It broke.", "out_of_memory": False}]
+        return [{"cell": cell, "measured": {"tokens_per_second": 1.0}}]
+
+
+def runner_on(monkeypatch, tmp_path, processes):
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu, "run_cells", processes)
+    return gpu._Runner(gpu.parse(["--folder", str(tmp_path)]), 1)
+
+
+def small_cells():
+    return [tier_of().cell("grid", stage, model="85m", micro_batch=2) for stage in range(4)]
+
+
+def test_out_of_memory_tries_the_next_size_and_the_entry_says_so(monkeypatch, tmp_path):
+    runner = runner_on(monkeypatch, tmp_path, processes := Machine())
+    cell = tier_of().cell("grid", 2, model="85m", micro_batch=8)
+    (entry,), _ = runner.stage("grid", [cell])
+    assert [asked["config"]["train_micro_batch_size_per_gpu"] for asked in processes.asked] == [8, 4, 2]
+    assert entry["did_not_fit"] == "The GPU ran out of memory." and entry["wanted"] == cell
+    assert entry["cell"]["config"]["train_micro_batch_size_per_gpu"] == 2 and not runner.failed
+
+
+def test_an_interrupted_stage_goes_on_where_it_stopped(monkeypatch, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        runner_on(monkeypatch, tmp_path, Machine(interrupted_after=2)).stage("grid", small_cells())
+    entries, _ = runner_on(monkeypatch, tmp_path, processes := Machine()).stage("grid", small_cells())
+    assert [asked["config"]["zero_optimization"]["stage"] for asked in processes.asked] == [2, 3] and len(entries) == 4
+
+
+def test_a_cell_that_broke_keeps_its_sentence_and_is_tried_again(monkeypatch, tmp_path):
+    runner = runner_on(monkeypatch, tmp_path, Machine(breaks=1))
+    entries, _ = runner.stage("grid", small_cells())
+    assert [entry.get("error") for entry in entries] == [None, "It broke.", None, None] and runner.failed
+    again = runner_on(monkeypatch, tmp_path, processes := Machine())
+    entries, _ = again.stage("grid", small_cells())
+    assert len(processes.asked) == 1 and not again.failed and all("error" not in entry for entry in entries)
+
+
+def test_a_process_that_ends_without_a_word_is_told_in_one_sentence(monkeypatch):
+    cell = small_cells()[0]
+    for status, sentence, full in ((-9, "The host ran out of memory", True), (None, "longer than 900 s", False),
+                                   (1, "ended with status 1: last words", False)):  # fmt: skip
+        monkeypatch.setattr(gpu_run, "run_to_the_end", lambda *_, status=status, **__: (status, ["", "last words"]))
+        (entry,) = gpu_run.run_cells([cell])
+        assert sentence in entry["error"] and bool(entry.get("out_of_memory")) == full
+
+
+# Bad input
+
+
+def run_gpu(*arguments, **environment):
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), *arguments]
+    clean = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
+    return subprocess.run(command, env=clean | environment, capture_output=True, text=True, timeout=120)
+
+
+@WITHOUT_A_GPU
+def test_without_a_gpu_make_gpu_says_so_in_one_sentence():
+    done = run_gpu()
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "No NVIDIA GPU is visible" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--stages", "grids"], "invalid choice: 'grids'"),
+        (["--dry-run"], "name another folder with --folder"),
+        (["--dry-run", "--folder", "/tmp/x", "--memory-gib", "-1"], "--memory-gib is -1.0"),
+        (["--dry-run", "--folder", "/tmp/x", "--model", "1.4b"], "did you mean '1.3b'"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence(arguments, words):
+    done = run_gpu(*arguments)
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_accelerator_that_was_chosen_away_is_told():
+    assert "DS_ACCELERATOR is 'cpu'" in run_gpu(DS_ACCELERATOR="cpu").stderr
+
+
+def test_a_gpu_that_torch_cannot_use_is_told_why(monkeypatch):
+    import torch
+
+    monkeypatch.delenv("DS_ACCELERATOR")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(machine, "has_gpu_device", lambda: True)
+    monkeypatch.setattr(machine, "driver_version", lambda: "470.82.01")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "was built without CUDA" in machine.gpu_obstacle()
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert "driver for CUDA 13.0 and there is 470.82.01: install a newer NVIDIA driver" in machine.gpu_obstacle()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "CUDA_VISIBLE_DEVICES hides every GPU" in machine.gpu_obstacle()
+
+
+def test_the_kept_cells_of_an_unreadable_run_do_not_stop_a_fresh_one(monkeypatch, tmp_path):
+    runner = runner_on(monkeypatch, tmp_path, Machine())
+    (runner.kept / "grid.jsonl").write_text(json.dumps({"wanted": {}, "cell": {}, "measured": {}}) + "\n")
+    runner.forget()
+    assert not list(runner.kept.iterdir())
