@@ -104,6 +104,13 @@ class Ranks:
         return self._cluster is not None
 
     @property
+    def precision(self):
+        """The 16-bit precision that these ranks compute in: bf16 on the processor, whatever a GPU beside it has."""
+        from labsupport.engine import describe_machine
+
+        return describe_machine().precision if self.accelerator == "cuda" else "bf16"
+
+    @property
     def pids(self):
         """The process ids, in the order of the ranks."""
         return [facts["pid"] for facts in self._facts]

@@ -307,3 +307,28 @@ def losses_of_loop(loop, steps, compiled=None):
         compile_layers(model, compiled)
     advance = LOOPS[loop](model, fp32_config(2), torch.device("cpu"))
     return [float(advance([batch])) for batch in itertools.islice(endless_batches(loader), steps)]
+
+
+def step_on_a_full_gpu():
+    """The error of a step whose forward pass ends as it does on a GPU that is full: (its class, its sentence)."""
+    import types
+    from unittest import mock
+
+    import torch
+
+    card = types.SimpleNamespace(name="a small card", total_memory=2**33)
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines.")
+
+    trainer = make_trainer(1)
+    with (
+        mock.patch.object(type(trainer.engine), "forward", full),
+        mock.patch.object(torch.cuda, "current_device", return_value=0),
+        mock.patch.object(torch.cuda, "get_device_properties", return_value=card),
+        mock.patch.object(torch.cuda, "max_memory_allocated", return_value=2**32),
+    ):
+        try:
+            trainer.train_step({"input_ids": torch.zeros(1, 8, dtype=torch.int64)})
+        except Exception as error:
+            return type(error).__name__, str(error)

@@ -23,6 +23,18 @@ def who():
     return os.getpid(), torch.distributed.get_rank(), torch.distributed.get_world_size(), float(total)
 
 
+def test_cpu_ranks_compute_in_bf16_also_beside_a_gpu_without_it(two_ranks, monkeypatch):
+    from labsupport import engine
+
+    class Turing:
+        precision = "fp16"
+
+    monkeypatch.setattr(engine, "describe_machine", Turing)
+    assert two_ranks.precision == "bf16"
+    monkeypatch.setattr(two_ranks, "accelerator", "cuda")
+    assert two_ranks.precision == "fp16"
+
+
 def test_each_rank_is_a_process_of_one_group(two_ranks):
     answers = two_ranks.run(who)
     assert [answer[1:] for answer in answers] == [(0, 2, 3.0), (1, 2, 3.0)]

@@ -114,3 +114,51 @@ def test_without_a_cuda_compiler_torchs_adam_is_chosen(monkeypatch):
 
     fused, reason = engine._fused_adam("cuda")  # there is no nvcc that matches a CPU build of torch
     assert not fused and reason
+
+
+@pytest.mark.parametrize(
+    ("toolkit", "cuda", "words"),
+    [((12, 4), "13.0", "install the CUDA toolkit 13.0"), ((13, 1), "13.0", "set DS_SKIP_CUDA_CHECK=1")],
+)
+def test_a_toolkit_that_does_not_match_names_the_way_out_that_applies(toolkit, cuda, words):
+    from labsupport.engine import _toolkit_mismatch
+
+    sentence = _toolkit_mismatch(toolkit, cuda)
+    assert f"nvcc is {toolkit[0]}.{toolkit[1]} and torch was built with CUDA {cuda}" in sentence and words in sentence
+    assert ("DS_SKIP_CUDA_CHECK" in sentence) == (toolkit[0] == 13), "another major version cannot be skipped"
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("9.0a", "9.0"), ("8.0;9.0a+PTX", "8.0;9.0+PTX"), ("7.5 12.0f", "7.5 12.0")]
+)
+def test_names_of_architectures_that_deepspeed_cannot_read_lose_their_letter(monkeypatch, given, kept):
+    from labsupport.engine import prepare_op_builds
+
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", given)
+    prepare_op_builds()
+    assert os.environ["TORCH_CUDA_ARCH_LIST"] == kept
+
+
+def test_bf16_is_refused_on_a_gpu_that_only_emulates_it(monkeypatch):
+    import torch
+
+    from labsupport import ConfigError, engine
+
+    class Accelerator:
+        def device_name(self):
+            return "cuda"
+
+        is_fp16_supported = is_bf16_supported = lambda self: True
+
+    monkeypatch.setattr(engine, "_accelerator", Accelerator)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla T4")
+    with pytest.raises(ConfigError, match=r"only emulated on this GPU \(Tesla T4\).*fp16"):
+        engine._check_precision_runs_here({"bf16": {"enabled": True}})
+    engine._check_precision_runs_here({"fp16": {"enabled": True}})
+
+
+def test_a_full_gpu_is_told_in_one_sentence_by_the_trainer(two_ranks):
+    for name, sentence in two_ranks.run(rank_work.step_on_a_full_gpu):
+        assert name == "TrainingError" and "ran out of memory" in sentence and "smaller micro-batch" in sentence
+        assert "\n" not in sentence

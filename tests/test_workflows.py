@@ -21,4 +21,12 @@ def test_they_run_the_commands_of_the_readme_and_name_no_owner(root):
         steps = next(iter(yaml.safe_load(text)["jobs"].values()))["steps"]
         assert command in [step.get("run") for step in steps] and command in readme
         assert "github.io" not in text and "https://github.com" not in text
-    assert "self-hosted" in (root / ".github" / "workflows" / "gpu.yml").read_text()
+
+
+def test_the_gpu_workflow_measures_and_keeps_the_executed_labs_and_the_records(root):
+    job = yaml.safe_load((root / ".github" / "workflows" / "gpu.yml").read_text())["jobs"]["test"]
+    assert "self-hosted" in job["runs-on"]
+    assert "make gpu" in [step.get("run") for step in job["steps"]] and "make gpu" in (root / "README.md").read_text()
+    kept = next(step["with"]["path"] for step in job["steps"] if "upload-artifact" in step.get("uses", ""))
+    for path in ("_build/executed_gpu", "labsupport/recorded/gpu_*.json", "_build/gpu"):
+        assert path in kept.split()
