@@ -22,6 +22,8 @@ def compare_stages(options):
                  "--lr", options.lr, "--seed", options.seed]  # fmt: skip
     if options.model:
         arguments += ["--model", options.model]
+    if options.compile:
+        arguments += ["--compile"]
     results = []
     for stage in range(4):
         print(f"Stage {stage}: training {options.steps} steps on {ranks} ranks ...", flush=True)

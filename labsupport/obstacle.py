@@ -48,7 +48,7 @@ def obstacle(config, model, ranks, accelerator=None, *, sequence_length=128, act
         _too_many_ranks(ranks, accelerator)
         or _precision_refused(planned.settings.precision, accelerator)
         or _nvme_refused(planned)
-        or _too_large(planned, model, accelerator)
+        or too_large(planned, model, accelerator)
     )
 
 
@@ -79,7 +79,8 @@ def _nvme_refused(planned):
     return ""
 
 
-def _too_large(planned, model, accelerator):
+def too_large(planned, model, accelerator):
+    """Return "" where a Plan's peak fits into what is free now, on the GPU and on the host, else the sentence."""
     ranks = planned.settings.world_size
     if accelerator == "cpu":
         needed = ranks * (planned.peak_bytes + RANK_BYTES)
@@ -88,10 +89,22 @@ def _too_large(planned, model, accelerator):
         needed = planned.peak_bytes + ALLOWANCE_BYTES
         free, whose, on = free_gpu_bytes(), "the GPU has", "each GPU"
     if free is None or needed <= free:
-        return ""
+        return "" if accelerator == "cpu" else _host_too_small(planned, model)
     return (
         f"{model} would take about {_gibibytes(needed)} on {on} and {whose} {_gibibytes(free)} free: choose a smaller "
         "model."
+    )
+
+
+def _host_too_small(planned, model):
+    """Offloaded states lie in the memory of the host, for all the ranks that it has."""
+    here = max(1, min(planned.settings.world_size, gpu_count()))
+    needed, free = here * planned.host_bytes("peak"), psutil.virtual_memory().available
+    if needed <= free:
+        return ""
+    return (
+        f"{model} would offload about {_gibibytes(needed)} into the host's memory, and {_gibibytes(free)} are free "
+        "there: offload less, or choose a smaller model."
     )
 
 

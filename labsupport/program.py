@@ -64,6 +64,7 @@ def parse(arguments=None):
         help="load the checkpoint here first, go on to --steps, and save here again",
     )
     add("--activation-checkpointing", action="store_true", help="recompute activations in the backward pass")
+    add("--compile", action="store_true", help="compile each transformer layer with torch.compile")
     add("--json", metavar="FILE", help="write the result here")
     add("--events", metavar="FILE", help="write each step here as it happens, one JSON line each")
     add("--compare", action="store_true", help="run stages 0 to 3 one after the other and print a table")
@@ -116,6 +117,7 @@ def train(options):
     from labsupport.ledger import held_by_place
     from labsupport.models import build_model, count_parameters
     from labsupport.run_report import Events, measure
+    from labsupport.training_loops import compile_layers
 
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     say = print if rank == 0 else (lambda *_, **__: None)
@@ -135,9 +137,13 @@ def train(options):
         flush=True,
     )
 
+    if rank == 0 and machine.accelerator == "cuda":
+        _require_memory(options, preset, config, world_size)
     model = build_model(preset, options.seed)
     if options.activation_checkpointing:
         model.activation_checkpointing_enable()
+    if options.compile:
+        compile_layers(model)
     trainer = DeepSpeedTrainer(model, config)
     engine = trainer.engine
     micro_batch, accumulation = engine.train_micro_batch_size_per_gpu(), engine.gradient_accumulation_steps()
@@ -212,6 +218,25 @@ def make_config(options, machine, world_size):
         world_size=world_size,
         lr=options.lr,
     )
+
+
+def _require_memory(options, preset, config, world_size):
+    """Raise TrainingError where the planner says that this run does not fit, before minutes go into finding out."""
+    from labsupport.memory import plan
+    from labsupport.obstacle import too_large
+
+    try:
+        planned = plan(
+            preset,
+            config,
+            world_size=world_size,
+            sequence_length=options.sequence_length,
+            activation_checkpointing=options.activation_checkpointing,
+        )
+    except ConfigError:
+        return  # an optimizer that the planner does not know; what is wrong with a config, the engine says
+    if reason := too_large(planned, preset, "cuda"):
+        raise TrainingError(reason)
 
 
 def versions():

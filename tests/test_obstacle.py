@@ -83,6 +83,31 @@ def test_the_gpus_free_memory_decides_on_a_gpu(monkeypatch):
         assert bool(why_not(config(world_size=1), "85m", 1, "cuda")) is refused
 
 
+def test_what_is_offloaded_must_fit_into_the_hosts_memory(monkeypatch):
+    monkeypatch.setattr(obstacle, "gpu_count", lambda: 1)
+    monkeypatch.setattr(obstacle, "free_gpu_bytes", lambda: 2**40)
+    offloaded = config(2, world_size=1)
+    offloaded["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
+    planned = plan("85m", offloaded, world_size=1, sequence_length=128, accelerator="cuda")
+    needed = planned.host_bytes("peak")
+    assert needed > 12 * planned.parameters, "fp32 weights and Adam's two states"
+    for free, refused in ((needed, False), (needed - 1, True)):
+        monkeypatch.setattr(obstacle.psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        assert why_not(offloaded, "85m", 1, "cuda").startswith("85m would offload about") is refused
+
+
+def test_the_program_refuses_what_cannot_fit_before_it_builds_the_model(monkeypatch):
+    from labsupport import obstacle, program
+    from labsupport.errors import TrainingError
+
+    monkeypatch.setattr(obstacle, "free_gpu_bytes", lambda: 2**30)
+    options = program.parse(["--model", "7b", "--sequence-length", "128"])
+    with pytest.raises(TrainingError, match="7b would take about .* the GPU has 1.0 GiB free"):
+        program._require_memory(options, "7b", config(world_size=1), 1)
+    monkeypatch.setattr(obstacle, "free_gpu_bytes", lambda: None)
+    program._require_memory(options, "7b", config(world_size=1), 1)
+
+
 def test_what_deepspeed_would_refuse_is_told_too():
     wrong = config()
     wrong["zero_optimization"]["offload_param"] = {"device": "cpu"}
