@@ -20,17 +20,27 @@ class Activations(NamedTuple):
     forward: int  # the most during the forward pass
     loss: int  # the most while the loss is in its backward pass, before any parameter has a gradient
     backward: int  # the most while the last layers are in theirs
+    reduction: int  # when the first bucket is full of gradients
     backward_end: int  # while the first layer is in its backward pass
 
 
-NOTHING = Activations(0, 0, 0, 0, 0)
+NOTHING = Activations(0, 0, 0, 0, 0, 0)
 
 
-def activation_bytes(shape, micro_batch_size, sequence_length, element_bytes, attention="sdpa", checkpointing=False):
+def activation_bytes(
+    shape,
+    micro_batch_size,
+    sequence_length,
+    element_bytes,
+    attention="sdpa",
+    checkpointing=False,
+    reduce_bucket_size=0,
+):
     """Return the Activations of one micro-batch on one rank, in bytes.
 
     shape: a labsupport.models.Preset; micro_batch_size in samples, sequence_length in tokens;
-    checkpointing: every layer is recomputed in the backward pass (transformers' activation_checkpointing_enable).
+    checkpointing: every layer is recomputed in the backward pass (transformers' activation_checkpointing_enable);
+    reduce_bucket_size: in elements, the gradients after which `reduction` is.
     """
     tokens, e = micro_batch_size * sequence_length, element_bytes
     hidden = tokens * shape.hidden_size * e
@@ -45,6 +55,7 @@ def activation_bytes(shape, micro_batch_size, sequence_length, element_bytes, at
     end = final_norm_bytes(shape, tokens, e) + loss_bytes(shape, tokens)
     one_layer = layer if checkpointing else 0  # recomputed, one at a time
     kept = first + kept_layers + end
+    behind = min(1.0, reduce_bucket_size / (shape.layers * shape.layer_parameters))  # the part of the layers that is
     return Activations(
         kept=kept,
         forward=max(kept + logits_bytes(shape, tokens, e), kept_layers + first + mask + 3 * hidden),
@@ -53,6 +64,7 @@ def activation_bytes(shape, micro_batch_size, sequence_length, element_bytes, at
             first + kept_layers + one_layer + working,
             first + kept_layers + final_norm_working_bytes(shape, tokens),
         ),
+        reduction=first + int(kept_layers * (1 - behind)) + one_layer + working,
         backward_end=first + (hidden if checkpointing else 0) + layer + working,
     )
 

@@ -68,7 +68,7 @@ def describe_machine():
         precision="fp16" if on_gpu and not _gpu_computes_bf16() else "bf16",
         fused_adam=fused,
         fused_adam_reason=reason,
-        nvme=nvme_is_available(),
+        nvme=nvme_is_available() and _async_io_has_its_toolkit(name),
     )
 
 
@@ -188,6 +188,13 @@ def _accelerator():
     from deepspeed.accelerator import get_accelerator
 
     return get_accelerator()
+
+
+def _async_io_has_its_toolkit(accelerator_name):
+    """Whether async_io can be compiled: for GPUs DeepSpeed 0.19.8 asks for CUDA's headers too (AsyncIOBuilder)."""
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    return accelerator_name != "cuda" or CUDA_HOME is not None
 
 
 def _gpu_computes_bf16():
@@ -318,6 +325,11 @@ def _check_offload_runs_here(config):
             continue
         if not nvme_is_available():
             raise TrainingError("NVMe offload needs libaio with its header: install the package libaio-dev.")
+        if not _async_io_has_its_toolkit(_accelerator().device_name()):
+            raise TrainingError(
+                f"NVMe offload from a GPU needs the CUDA toolkit to compile async_io: install {torch.version.cuda} and "
+                "set CUDA_HOME to it."
+            )
         path = Path(block["nvme_path"])
         try:
             path.mkdir(parents=True, exist_ok=True)

@@ -129,7 +129,13 @@ def plan(
                 "or a Preset with a longer longest_sequence."
             )
         activations = activation_bytes(
-            shape, settings.micro_batch_size, tokens, settings.parameter_bytes, attention, activation_checkpointing
+            shape,
+            settings.micro_batch_size,
+            tokens,
+            settings.parameter_bytes,
+            attention,
+            activation_checkpointing,
+            settings.reduce_bucket_size,
         )
     shares = held.shares_of(shape.tensor_sizes, settings) if shape else held.shares_of_number(int(model), settings)
     moments, phase = _moments(shares, settings, activations, accelerator)
@@ -248,7 +254,7 @@ def require_count(name, value):
 
 def _moments(shares, s, activations, accelerator):
     """The four moments of MOMENTS, and the phase in which the peak is."""
-    device, fused = DEVICES[accelerator], accelerator == "cuda" and not s.torch_adam
+    device, fused = DEVICES[accelerator], is_fused(s, accelerator)
     fresh, rest = (resting_bytes(shares, s, device, stepped, fused) for stepped in (False, True))
     after_backward = {"gradients": held.backward_gradient_bytes(shares, s)}
     phases = [
@@ -262,6 +268,11 @@ def _moments(shares, s, activations, accelerator):
         "at rest": rest,
         "peak": _with(rest, device, extra),
     }, phase
+
+
+def is_fused(s, accelerator):
+    """Whether Adam is one fused kernel: as the config's torch_adam says; where it leaves that open, on a GPU."""
+    return accelerator == "cuda" if s.torch_adam is None else not s.torch_adam
 
 
 def resting_bytes(shares, s, device, stepped, fused):
@@ -305,15 +316,18 @@ def step_phases(shares, s, fused, gloo):
 
     The bytes are those on the device beside what rests there; the activations are named as a field of
     labsupport.activations.Activations and come on top. In order: the forward pass, the loss's backward pass, the
-    last layer's, the first layer's, the sum of the gradients over the ranks, the optimizer's arithmetic, the
-    gathering of the updated parameters.
+    last layer's, stage 2's first sum of gradients over the ranks, the first layer's, the last sum, the gradients put
+    into one flat tensor, the optimizer's arithmetic, the gathering of the updated parameters.
     """
     window, arrived = held.window_gradient_bytes(shares, s), held.backward_gradient_bytes(shares, s)
     bucket = held.bucket_bytes(shares, s) if s.stage in (1, 2) else 0
     kept_bucket = bucket if s.stage == 1 and s.accumulation_steps > 1 else 0
     gathered = max(0, held.gathered_bytes(shares, s) - held.persistent_bytes(shares, s))
-    # Stages 0 and 1 collect every gradient before they reduce; stage 2 adds the new ones to those of the window.
-    collected = window + arrived if s.stage == 2 else max(window, held.collected_gradient_bytes(shares, s))
+    # Stages 0 and 1 collect every gradient before they reduce. Stage 2 adds those that arrive to the window's: into
+    # fp32 sums in place, else from a tensor of their own.
+    collected = max(window, held.collected_gradient_bytes(shares, s))
+    if s.stage == 2:
+        collected = window + (0 if window and held.accumulates_apart(s) else arrived)
     reducing = bucket + held.reduction_bytes(shares, s)
     prefetched = held.prefetch_bytes(shares, s)
     # Stage 3 lets go even of the small parameters while their shards change, and gathers them again afterwards.
@@ -322,8 +336,12 @@ def step_phases(shares, s, fused, gloo):
         ("forward", "forward", _roles(window, kept_bucket, gathered + prefetched)),
         ("backward", "loss", _roles(window, kept_bucket, gathered)),
         ("backward", "backward", _roles(window, bucket, gathered)),
+        # The first sum makes room for all of this rank's gradients, while most activations are still there: so on the
+        # last rank, whose layers come first; the others have let go of more by then.
+        ("backward", "reduction", _roles(collected if s.stage == 2 else window, bucket, gathered)),
         ("backward", "backward_end", _roles(collected, bucket)),
         ("backward", None, _roles(collected + (arrived if s.stage == 1 else 0), reducing)),
+        ("step", None, _roles(held.flattened_gradient_bytes(shares, s, fused))),
         ("step", None, _roles(copied, 0, let_go, other=held.optimizer_working_bytes(shares, s, fused))),
         ("step", None, _roles(buckets=held.gloo_workspace_bytes(shares, s) if gloo else 0)),
     ]

@@ -269,18 +269,35 @@ def prefetch_bytes(shares, s):
 def reduction_bytes(shares, s):
     """Return the copies made while the gradients are summed over the ranks, beside the bucket.
 
-    Stage 0 flattens up to 5e8 elements (runtime/engine.py, buffered_allreduce_fallback), stages 1 and 2 what
-    is in the bucket (stage_1_and_2.py, allreduce_bucket); BF16_Optimizer's gradients are flat already.
+    Stage 0 flattens up to 5e8 elements, on one rank too (runtime/engine.py, buffered_allreduce_fallback), stages 1
+    and 2 what is in the bucket (stage_1_and_2.py, allreduce_bucket); BF16_Optimizer's gradients are flat already.
     """
-    if s.world_size == 1 or s.stage == 3 or through_bf16_optimizer(s):
-        return 0
     if s.stage == 0:
         return min(shares.whole, 500_000_000) * s.parameter_bytes
+    if s.world_size == 1 or s.stage == 3 or through_bf16_optimizer(s):
+        return 0
     return min(shares.whole, s.reduce_bucket_size) * s.parameter_bytes
 
 
+def flattened_gradient_bytes(shares, s, fused):
+    """Return the gradients when the optimizer's step has just put this rank's into one flat fp32 tensor.
+
+    Stage 0 in 16 bits with FusedAdam: the 16-bit ones, an fp32 copy of each and the flat tensor (runtime/fp16/
+    fused_optimizer.py, step). Stages 1 and 2: the ones that arrived, the flat tensor in their own dtype, and its fp32
+    copy (stage_1_and_2.py, step); fp32 sums are flat from the start. Stage 3: the last two of a sub-group (stage3.py,
+    _prepare_fp32_grad_for_sub_group). An optimizer on the CPU has its gradients there.
+    """
+    if s.stage == 0:
+        return shares.whole * (s.parameter_bytes + 2 * FP32) if fused and s.precision != "fp32" else 0
+    if through_bf16_optimizer(s) or s.offloads_on_cpu or (s.stage < 3 and accumulates_apart(s)):
+        return 0
+    arrived = shares.cut * s.accumulation_bytes if s.stage < 3 else 0
+    copy = s.master_bytes if s.master_bytes != s.accumulation_bytes else 0
+    return arrived + step_gradient_elements(shares, s) * (s.accumulation_bytes + copy)
+
+
 def step_gradient_bytes(shares, s):
-    """Return the gradients in the optimizer's step, on top of the resting ones: the fp32 copy of this rank's part.
+    """Return the gradients during the optimizer's arithmetic, beside the resting ones: this rank's part in fp32.
 
     Stage 0 in 16 bits keeps the 16-bit ones beside the copy (runtime/fp16/unfused_optimizer.py), stages 1 and
     2 have freed them by then; stage 3 copies one sub_group_size at a time.
@@ -291,7 +308,7 @@ def step_gradient_bytes(shares, s):
         return shares.whole * s.parameter_bytes
     if s.offloads_on_cpu:
         return 0
-    return (min(shares.share, s.sub_group_size) if s.stage == 3 else shares.share) * s.master_bytes
+    return step_gradient_elements(shares, s) * s.master_bytes
 
 
 def optimizer_working_bytes(shares, s, fused):

@@ -26,12 +26,23 @@ class Preset(NamedTuple):
     @property
     def tensor_sizes(self):
         """The elements of every parameter tensor, in the order of model.parameters(); tied ones stand once."""
-        h, mlp, words = self.hidden_size, self.mlp_size, self.vocabulary * self.hidden_size
+        h, words = self.hidden_size, self.vocabulary * self.hidden_size
+        layers = self._layer_sizes * self.layers
         if self.architecture == "gpt2":
-            layer = [h, h, 3 * h * h, 3 * h, h * h, h, h, h, h * mlp, mlp, mlp * h, h]
-            return [words, self.longest_sequence * h, *layer * self.layers, h, h]
-        layer = [h * h] * 4 + [h * mlp] * 3 + [h, h]
-        return [words, *layer * self.layers, h, words]
+            return [words, self.longest_sequence * h, *layers, h, h]
+        return [words, *layers, h, words]
+
+    @property
+    def _layer_sizes(self):
+        h, mlp = self.hidden_size, self.mlp_size
+        if self.architecture == "gpt2":
+            return [h, h, 3 * h * h, 3 * h, h * h, h, h, h, h * mlp, mlp, mlp * h, h]
+        return [h * h] * 4 + [h * mlp] * 3 + [h, h]
+
+    @property
+    def layer_parameters(self):
+        """How many parameters one layer has."""
+        return sum(self._layer_sizes)
 
     @property
     def parameters(self):

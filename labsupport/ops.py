@@ -21,7 +21,7 @@ def needed_ops(machine):
     """Return the builders, by DeepSpeed's names, of the ops that the labs use on this Machine."""
     ops = ["ShareMemCommBuilder"] if machine.accelerator == "cpu" else []
     ops += ["CPUAdamBuilder"]
-    return ops + (["AsyncIOBuilder"] if nvme_is_available() else [])
+    return ops + (["AsyncIOBuilder"] if machine.nvme else [])
 
 
 def compile_ops():
@@ -51,11 +51,9 @@ def compile_ops():
             print(f"error: {builder.name} did not compile ({_first_line(error)}): the compiler's reason stands above.")
         else:
             print(f"{builder.name}: ready after {time.monotonic() - start:.0f} s.", flush=True)
-    if not nvme_is_available():
-        print(
-            "async_io: skipped, because libaio is missing (package libaio-dev); the NVMe parts of the labs are "
-            "skipped too."
-        )
+    if not machine.nvme:
+        missing = "the CUDA toolkit is missing" if nvme_is_available() else "libaio is missing (package libaio-dev)"
+        print(f"async_io: skipped, because {missing}; the NVMe parts of the labs are skipped too.")
     return failed
 
 

@@ -29,7 +29,7 @@ class Settings(NamedTuple):
     state_bytes: int = 4  # one of the optimizer's states
     states: int = 2  # how many of them a parameter has
     optimizer: str = "AdamW"
-    torch_adam: bool = False
+    torch_adam: bool | None = None  # None: left open, and the machine decides
     micro_batch_size: int = 1
     accumulation_steps: int = 1
     offload_optimizer: str = "none"
@@ -102,7 +102,7 @@ def read_settings(config, world_size=None):
         "state_bytes": 2 if half.get("bf16_optimizer_states") else 4,
         "states": _states(name, optimizer.get("params", {})),
         "optimizer": name,
-        "torch_adam": bool(optimizer.get("params", {}).get("torch_adam")),
+        "torch_adam": optimizer.get("params", {}).get("torch_adam"),
         "micro_batch_size": micro,
         "accumulation_steps": steps,
         "offload_optimizer": of_optimizer,

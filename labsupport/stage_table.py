@@ -18,7 +18,7 @@ from labsupport.cards import CARDS
 from labsupport.communication import predicted_collectives, total_wire_bytes, wire_bytes
 from labsupport.config import create_deepspeed_config
 from labsupport.errors import ConfigError
-from labsupport.memory import ALLOWANCE_BYTES, plan, resting_bytes, step_phases
+from labsupport.memory import ALLOWANCE_BYTES, is_fused, plan, resting_bytes, step_phases
 from labsupport.models import PRESETS, preset_named
 from labsupport.settings import read_settings
 
@@ -182,7 +182,16 @@ def _activations(shape, precision):
     element_bytes = {"fp32": 4}.get(precision, 2)
     return [
         [
-            list(activation_bytes(shape, size, shape.longest_sequence, element_bytes, "sdpa", checkpointing))
+            list(
+                activation_bytes(
+                    shape,
+                    size,
+                    shape.longest_sequence,
+                    element_bytes,
+                    checkpointing=checkpointing,
+                    reduce_bucket_size=shape.hidden_size**2,  # as config_for has it
+                )
+            )
             for size in AXES["micro_batch_size"]
         ]
         for checkpointing in AXES["checkpointing"]
@@ -206,7 +215,7 @@ def _cell(shape, choice):
     for steps in (1, 2):
         s = read_settings(config_for(choice | {"accumulation": steps}), choice["world_size"])
         shares = model_states.shares_of(shape.tensor_sizes, s)
-        fused = not s.torch_adam
+        fused = is_fused(s, "cuda")
         rest = resting_bytes(shares, s, "GPU", stepped=True, fused=fused)
         memory.append(
             [

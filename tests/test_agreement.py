@@ -1,6 +1,7 @@
 """Predicted beside measured, on live ranks: a part of what `make measure` records, and the record itself."""
 
 import pytest
+import rank_work
 
 from labsupport import agreement
 from labsupport.agreement import cell, cells, compare
@@ -20,6 +21,18 @@ LIVE = {
     "stage 1, fp32 accumulation": cell(1, grad_accum_dtype="fp32"),
 }
 
+# As on a GPU: FusedAdam, which DeepSpeed has for processors too, behind the wrapper that it gets there; and fp16.
+FUSED = {"optimizer": {"params": {"torch_adam": False}}}
+AS_ON_A_GPU = {
+    f"stage {stage}, {precision}": cell(stage, precision, more=FUSED)
+    for precision, stages in (("bf16", (0, 1, 2, 3)), ("fp16", (0, 2)), ("fp32", (0, 2)))
+    for stage in stages
+} | {
+    "stage 2, two micro-batches": cell(2, accumulation=2, more=FUSED),
+    "stage 2, fp32 accumulation, two micro-batches": cell(2, accumulation=2, grad_accum_dtype="fp32", more=FUSED),
+    "stage 3, checkpointing": cell(3, checkpointing=True, more=FUSED),
+}
+
 
 @pytest.mark.parametrize("name", LIVE)
 def test_the_planner_agrees_with_live_ranks(two_ranks, name):
@@ -30,6 +43,22 @@ def test_the_planner_agrees_with_live_ranks(two_ranks, name):
             assert abs(error) <= 1e-4, (moment, predicted, seen)
         assert abs(compared["peak"][2]) <= agreement.PEAK_TOLERANCE, compared
         assert compared["sent"][0] == pytest.approx(compared["sent"][1], abs=0.02)
+
+
+@pytest.mark.parametrize("name", AS_ON_A_GPU)
+def test_the_planner_agrees_with_what_deepspeed_does_on_a_gpu(two_ranks, name):
+    """The wrappers, dtypes and copies of FusedAdam and fp16, on processor ranks: all but the GPU's own allocator."""
+    run = AS_ON_A_GPU[name]
+    compared = compare(run, two_ranks.run(rank_work.measured_with_fp16, run)[0])
+    assert all(abs(error) <= 1e-4 for *_, error in compared["states"].values()), compared
+    assert abs(compared["peak"][2]) <= agreement.PEAK_TOLERANCE, compared
+
+
+def test_the_copies_of_the_fused_step_are_seen(two_ranks, monkeypatch):
+    run = AS_ON_A_GPU["stage 0, bf16"]
+    measured = two_ranks.run(rank_work.measured_with_fp16, run)[0]
+    monkeypatch.setattr("labsupport.model_states.flattened_gradient_bytes", lambda *_: 0)
+    assert abs(compare(run, measured)["peak"][2]) > agreement.PEAK_TOLERANCE
 
 
 def test_a_fault_in_the_planner_is_seen(two_ranks, monkeypatch):

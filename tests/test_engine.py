@@ -162,3 +162,22 @@ def test_a_full_gpu_is_told_in_one_sentence_by_the_trainer(two_ranks):
     for name, sentence in two_ranks.run(rank_work.step_on_a_full_gpu):
         assert name == "TrainingError" and "ran out of memory" in sentence and "smaller micro-batch" in sentence
         assert "\n" not in sentence
+
+
+def test_nvme_offload_from_a_gpu_needs_the_toolkit(monkeypatch, tmp_path):
+    import torch.utils.cpp_extension
+
+    from labsupport import engine
+    from labsupport.errors import TrainingError
+
+    class Accelerator:
+        def device_name(self):
+            return "cuda"
+
+    monkeypatch.setattr(engine, "nvme_is_available", lambda: True)
+    monkeypatch.setattr(torch.utils.cpp_extension, "CUDA_HOME", None)
+    config = rank_work.fp32_config(3, offload_optimizer="nvme", nvme_path=str(tmp_path))
+    engine._check_offload_runs_here(config)
+    monkeypatch.setattr(engine, "_accelerator", Accelerator)
+    with pytest.raises(TrainingError, match="needs the CUDA toolkit"):
+        engine._check_offload_runs_here(config)

@@ -8,11 +8,10 @@ from labsupport import ops
 from labsupport.engine import describe_machine
 
 
-def test_each_machine_compiles_what_it_uses(monkeypatch):
-    machine = describe_machine()
-    monkeypatch.setattr(ops, "nvme_is_available", lambda: True)
+def test_each_machine_compiles_what_it_uses():
+    machine = dataclasses.replace(describe_machine(), nvme=True)
     assert ops.needed_ops(machine) == ["ShareMemCommBuilder", "CPUAdamBuilder", "AsyncIOBuilder"]
-    monkeypatch.setattr(ops, "nvme_is_available", lambda: False)
+    machine = dataclasses.replace(machine, nvme=False)
     assert ops.needed_ops(machine) == ["ShareMemCommBuilder", "CPUAdamBuilder"]
     gpu = dataclasses.replace(machine, accelerator="cuda")  # describe_machine has loaded FusedAdam there
     assert ops.needed_ops(gpu) == ["CPUAdamBuilder"]
