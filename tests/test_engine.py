@@ -142,7 +142,8 @@ def test_names_of_architectures_that_deepspeed_cannot_read_lose_their_letter(mon
 def test_bf16_is_refused_on_a_gpu_that_only_emulates_it(monkeypatch):
     import torch
 
-    from labsupport import ConfigError, engine
+    from labsupport import engine
+    from labsupport.errors import ConfigError
 
     class Accelerator:
         def device_name(self):
