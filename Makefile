@@ -1,6 +1,8 @@
 # The two commands are `make book` and `make test`. `make help` lists the rest.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 8000
+# Looked up here, before .venv comes first on the PATH.
+OWN_PYTHON := $(if $(GPU_PYTHON),$(shell command -v "$(GPU_PYTHON)"))
 VENV := .venv
 BIN := $(VENV)/bin
 # DeepSpeed's op builder and the ranks look for ninja and python on the PATH.
@@ -24,7 +26,8 @@ measure: ops  ## predicted beside measured: run all cells again and record them,
 
 ifdef GPU_PYTHON
 gpu:
-	@PYTHONPATH="$(CURDIR)" "$(GPU_PYTHON)" benchmarks/gpu.py $(if $(STAGES),--stages $(STAGES))
+	@test -n "$(OWN_PYTHON)" || { echo "error: there is no program $(GPU_PYTHON): give GPU_PYTHON the path of a Python." >&2; exit 1; }
+	@PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" "$(OWN_PYTHON)" benchmarks/gpu.py $(if $(STAGES),--stages $(STAGES))
 else
 gpu: setup  ## measure this machine's GPU, stage by stage; STAGES="grid speed" for some, GPU_PYTHON=... for your own
 	@$(BIN)/python benchmarks/gpu.py $(if $(STAGES),--stages $(STAGES))

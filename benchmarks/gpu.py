@@ -10,22 +10,32 @@ labsupport/recorded/gpu_<stage>.json. A cell that runs out of memory is tried ag
 with the next smaller model, and the record says so.
 """
 
+# ruff: noqa: E402  (a Python that lacks something must be told so before the imports that need it)
 import contextlib
+import importlib.util
 import json
 import os
+import re
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
+
+NEEDED = ("labsupport", "torch", "deepspeed", "transformers", "tqdm", "psutil", "ninja")
+if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+    print(f"error: {sys.executable} has no {', '.join(missing)}: install what is missing, or name it in PYTHONPATH.",
+          file=sys.stderr)  # fmt: skip
+    sys.exit(2)
 
 from tqdm import tqdm
 
 from labsupport import gpu_stages
-from labsupport.errors import LabError
+from labsupport.errors import LabError, TrainingError
 from labsupport.gpu_cells import OUT_OF_MEMORY
-from labsupport.gpu_run import run_cells
-from labsupport.machine import gpu_count, gpu_obstacle
+from labsupport.gpu_run import run_cell, run_fitting
+from labsupport.machine import gpu_count, gpu_name, gpu_obstacle
 from labsupport.program import OneSentenceParser
-from labsupport.results import FOLDER, record
+from labsupport.results import FOLDER, commit, record
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,7 +49,7 @@ def parse(arguments=None):
     add("--model", help="the preset of grid, speed, trainer and offload (default: the largest that should fit)")
     add("--memory-gib", type=float, default=24.0,
         help="GPU memory that stage `largest` may use, 0 for all (default 24, a workstation card's)")  # fmt: skip
-    add("--nvme-path", help="a folder on the NVMe drive (default: in the temporary folder)")
+    add("--nvme-path", type=Path, help="a folder on the NVMe drive (default: in the temporary folder)")
     add("--folder", type=Path, default=FOLDER, help="where the records go (default: labsupport/recorded)")
     add("--fresh", action="store_true", help="forget the cells that an interrupted run has finished")
     add("--dry-run", action="store_true", help="CPU ranks and a tiny model, to see that every stage works")
@@ -56,6 +66,8 @@ def main(arguments=None):
             raise LabError("A dry run measures nothing worth recording: name another folder with --folder.")
         if not 0 <= options.memory_gib < float("inf"):
             raise LabError(f"--memory-gib is {options.memory_gib}: give a number of GiB, or 0 for all there is.")
+        for folder in filter(None, (options.folder, options.nvme_path)):
+            _require_folder(folder)
         return run(options)
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -65,12 +77,21 @@ def main(arguments=None):
         return 130
 
 
+def _require_folder(path):
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise LabError(f"{path} cannot be written: name a folder that you own.")
+
+
 def run(options):
     """Measure stage after stage, record each that is complete, and return 1 where a cell failed."""
-    options.folder.mkdir(parents=True, exist_ok=True)
     with _runner(options) as runner, tempfile.TemporaryDirectory(prefix="deepspeed-lab-") as folder:
         runner.nvme_path = options.nvme_path or folder
-        tier = gpu_stages.Tier(options.dry_run, runner.ranks, options.model, options.memory_gib)
+        tier = gpu_stages.Tier(options.dry_run, runner.ranks, options.model, options.memory_gib, runner.nvme_path)
         # The ops first: the rest would compile them unseen.
         tier.ops = runner.stage("ops", gpu_stages.ops(tier))[0][0].get("measured")
         tier.environment = runner.stage("environment", gpu_stages.environment(tier))[0][0].get("measured")
@@ -81,8 +102,12 @@ def run(options):
             if isinstance(cells, str):  # why there is nothing to measure here
                 print(f"{name}: {cells}")
                 continue
-            entries, measured_now = runner.stage(name, cells, together=name == "memory")
-            if measured_now or not Path(options.folder, f"gpu_{name}.json").exists() or name in ("environment", "ops"):
+            entries, measured_now = runner.stage(name, cells)
+            if not any("measured" in entry for entry in entries):
+                print(f"{name}: no cell was measured, so nothing is recorded; an earlier record stays.")
+            elif (
+                measured_now or not Path(options.folder, f"gpu_{name}.json").exists() or name in ("environment", "ops")
+            ):
                 _record(name, entries, tier, options)
         if not runner.failed:
             runner.forget()  # until here an interrupted run can go on
@@ -101,7 +126,7 @@ def _record(name, entries, tier, options):
         f"{found['host_memory_bytes'] / 2**30:.0f} GiB of host memory",
         seed=0,
         warm_up=gpu_stages.WARM_UP_STEPS,
-        counted=f"{tier.windows} windows of {tier.steps} steps",
+        counted=f"{tier.windows} windows of {tier.steps} steps, fewer where a step is slow",
         measured={"environment": found, "ops": tier.ops, "cells": entries},
         more_versions={"cuda": found["cuda"], "driver": found["driver"]},
         folder=options.folder,
@@ -114,9 +139,10 @@ class _Runner:
 
     def __init__(self, options, ranks):
         self.ranks, self.failed, self.nvme_path = ranks, False, None
-        # Two machines, or two ways of asking, must not share what is half done.
-        key = f"{'dry' if options.dry_run else 'gpu'}-{options.model or 'auto'}-{options.memory_gib:g}"
-        self.kept = ROOT / "_build" / "gpu" / key
+        # Two machines, two states of the code or two ways of asking must not share what is half done.
+        of_machine = "dry" if options.dry_run else f"{ranks}-{gpu_name()}-{version('torch')}"
+        key = f"{of_machine}-{commit().rstrip('+')}-{options.model or 'auto'}-{options.memory_gib:g}"
+        self.kept = ROOT / "_build" / "gpu" / re.sub(r"[^\w.+-]+", "_", key)
         self.dry_run = options.dry_run
         if options.fresh:
             self.forget()
@@ -127,42 +153,32 @@ class _Runner:
         for path in self.kept.glob("*.jsonl"):
             path.unlink()
 
-    def stage(self, name, cells, together=False):
+    def stage(self, name, cells):
         """Return an entry for each cell, {"cell", "measured"} or {"cell", "error"}, and whether one was run now."""
         path = self.kept / f"{name}.jsonl"
-        entries = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         # A cell that failed is tried again, one that was too large is not.
-        finished = [entry for entry in entries if "error" not in entry or entry.get(OUT_OF_MEMORY)]
-        found = {json.dumps(entry["wanted"], sort_keys=True): entry for entry in finished}
+        entries = [entry for entry in _whole_lines(path) if "error" not in entry or entry.get(OUT_OF_MEMORY)]
+        found = {json.dumps(entry["wanted"], sort_keys=True): entry for entry in entries}
         missing = [cell for cell in cells if json.dumps(cell, sort_keys=True) not in found]
-        measured = len(missing)
         with tqdm(total=len(cells), initial=len(cells) - len(missing), desc=name, unit="cell") as bar:
-            while missing:
-                for entry in self._measure(missing if together else missing[:1]):
-                    wanted = missing.pop(0)
-                    entry = {"wanted": wanted, **entry}
-                    if entry.get(OUT_OF_MEMORY) and (smaller := gpu_stages.next_size_down(wanted)):
-                        tqdm.write(f"{gpu_stages.label(wanted)}: {entry['error']} Trying {gpu_stages.label(smaller)}.")
-                        entry = {"wanted": wanted, "did_not_fit": entry["error"], **self._smaller(smaller)}
-                    self.failed |= "error" in entry and not entry.get(OUT_OF_MEMORY)
-                    with path.open("a") as file:
-                        file.write(json.dumps(entry) + "\n")
-                    found[json.dumps(wanted, sort_keys=True)] = entry
-                    tqdm.write(f"{gpu_stages.label(wanted)}: {gpu_stages.line(entry)}")
-                    bar.update()
-        return [found[json.dumps(cell, sort_keys=True)] for cell in cells], bool(measured)
+            for wanted in missing:
+                entry = {"wanted": wanted, **run_fitting(wanted, self._measure, tqdm.write)}
+                self.failed |= "error" in entry and not entry.get(OUT_OF_MEMORY)
+                entries.append(entry)
+                path.write_text("".join(json.dumps(each) + "\n" for each in entries))
+                found[json.dumps(wanted, sort_keys=True)] = entry
+                tqdm.write(f"{gpu_stages.label(wanted)}: {gpu_stages.line(entry)}")
+                bar.update()
+        return [found[json.dumps(cell, sort_keys=True)] for cell in cells], bool(missing)
 
-    def _smaller(self, cell):
-        """The first size below that fits, as an entry; the last one's sentence where none does."""
-        while True:
-            entry = self._measure([cell])[0]
-            smaller = gpu_stages.next_size_down(cell) if entry.get(OUT_OF_MEMORY) else None
-            if smaller is None:
-                return entry
-            cell = smaller
+    def _measure(self, cell):
+        return run_cell(cell, self.nvme_path, "cpu" if self.dry_run else "cuda")
 
-    def _measure(self, cells):
-        return run_cells(cells, self.nvme_path, "cpu" if self.dry_run else "cuda")
+
+def _whole_lines(path):
+    """What the lines of a JSON file hold; a last one that an interruption cut is left out."""
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
 
 
 class _DryRunner(_Runner):
@@ -172,13 +188,16 @@ class _DryRunner(_Runner):
         super().__init__(options, ranks)
         self.live = live
 
-    def _measure(self, cells):
+    def _measure(self, cell):
         from labsupport.gpu_cells import measure
 
-        count = cells[0].get("world_size", 1)
-        if cells[0]["kind"] == "environment":  # one cell as on a GPU, through a process of its own
-            return super()._measure(cells)
-        return [{"cell": cells[0], "measured": self.live(count).run(measure, cells[0], str(self.nvme_path))[0]}]
+        if cell["kind"] == "environment":  # one cell as on a GPU, through a process of its own
+            return super()._measure(cell)
+        ranks = self.live(cell.get("world_size", 1))
+        try:
+            return {"cell": cell, "measured": ranks.run(measure, cell, str(self.nvme_path))[0]}
+        except TrainingError as error:
+            return {"cell": cell, "error": str(error)}
 
 
 @contextlib.contextmanager

@@ -118,13 +118,13 @@ def measure(run, nvme_path=None):
 
     from labsupport.deepspeed_trainer import DeepSpeedTrainer
     from labsupport.ledger import other_bytes
-    from labsupport.models import build_model
+    from labsupport.models import build_model, checkpoint_activations
 
     base = other_bytes()
     config = with_nvme_path(run["config"], nvme_path) if nvme_path else run["config"]
     model = build_model(run["model"])
     if run["checkpointing"]:
-        model.activation_checkpointing_enable()
+        checkpoint_activations(model)
     with contextlib.redirect_stdout(io.StringIO()):
         trainer = DeepSpeedTrainer(model, config)
     micro_batch, length = trainer.engine.train_micro_batch_size_per_gpu(), run.get("sequence_length", SEQUENCE_LENGTH)
@@ -141,7 +141,7 @@ def moments_of(trainer, batch, base):
     batch: a micro-batch on the device. base: what other_bytes gave before there was a model.
     """
     from labsupport.communication import measured_collectives
-    from labsupport.ledger import held_by_place
+    from labsupport.ledger import held_by_place, release_cublas_workspaces
     from labsupport.models import count_parameters
     from labsupport.timeline import peak_step_bytes, watch_step
 
@@ -162,10 +162,13 @@ def moments_of(trainer, batch, base):
     watched = watch_step(engine, step, base)
     on_gpu = engine.device.type == "cuda"
     moments["peak"] = {**moments["at rest"], "GPU" if on_gpu else "host": dict(watched.peak)}
+    # cuBLAS's workspaces come from the same allocator: they are in its peak, and are counted apart.
+    of_allocator = (peak_step_bytes(engine, step), release_cublas_workspaces()) if on_gpu else (None, 0)
     return {
         "moments": moments,
         "peak_phase": watched.peak_phase,
-        "allocator_peak_bytes": peak_step_bytes(engine, step) if on_gpu else None,
+        "allocator_peak_bytes": of_allocator[0],
+        "cublas_workspace_bytes": of_allocator[1],
         "collectives": measured_collectives(engine, step),
         "parameters": count_parameters(engine.module),
         "largest_module": max(
@@ -211,7 +214,8 @@ def total(moments, moment, accelerator="cpu"):
 def compare(run, measured, accelerator="cpu"):
     """Return what a table shows of one cell: predicted and measured bytes, and their ratios less one.
 
-    On a GPU the measured peak is the allocator's own, and only the GPU's memory is compared there.
+    On a GPU the measured peak is the allocator's own, less the workspaces of cuBLAS, which are measured too; only the
+    GPU's memory is compared there.
 
     {"states": {moment: (predicted, measured, error)}, "peak": (...), "phases": (predicted, measured), "sent": what
     a rank sends as a multiple of plain data parallelism (predicted, measured), "worst_role": the role that is
@@ -234,7 +238,7 @@ def compare(run, measured, accelerator="cpu"):
         "states": states,
         "peak": _pair(
             total(predicted.moments, "peak", accelerator),
-            measured.get("allocator_peak_bytes") or total(measured["moments"], "peak", accelerator),
+            _allocator_peak(measured) or total(measured["moments"], "peak", accelerator),
         ),
         "phases": (predicted.peak_phase, measured["peak_phase"]),
         "sent": (
@@ -248,6 +252,11 @@ def compare(run, measured, accelerator="cpu"):
 def accelerator_of(measured):
     """Return "cuda" where the ledger found bytes on a GPU, else "cpu"."""
     return "cuda" if any(measured["moments"]["peak"]["GPU"].values()) else "cpu"
+
+
+def _allocator_peak(measured):
+    peak = measured.get("allocator_peak_bytes")
+    return peak and peak - measured["cublas_workspace_bytes"]
 
 
 def _pair(predicted, measured):

@@ -16,6 +16,7 @@ import os
 import time
 
 from labsupport.errors import LabError, TrainingError
+from labsupport.machine import free_port, gpu_count
 
 START_SECONDS = 600  # an op that was never compiled on this machine takes up to a minute of it
 STUCK_SECONDS = 15  # how long ranks may wait for one that has failed, before they are stopped
@@ -30,9 +31,7 @@ def start_ranks(count=2, accelerator=None):
     Raises TrainingError when the ranks do not come up, and for more ranks than GPUs.
     """
     global _current
-    import torch
-
-    gpus = torch.cuda.device_count() if os.environ.get("DS_ACCELERATOR", "cuda") == "cuda" else 0
+    gpus = gpu_count()
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise LabError(f"start_ranks got {count!r}: give a whole number of ranks of at least 1.")
     if accelerator is None:
@@ -56,8 +55,6 @@ class Ranks:
 
     def __init__(self, count, accelerator):
         import ipyparallel
-
-        from labsupport.machine import free_port
 
         self.count, self.accelerator = count, accelerator
         environment = {

@@ -173,7 +173,7 @@ class DeepSpeedTrainer:
         return state.get(CLIENT_STATE_KEY, {})
 
     def _forward_backward_step(self, batch):
-        """Train on one micro-batch and return its loss, on the device: nothing here waits for a GPU."""
+        """Train on one micro-batch and return its loss, on the device; waits for that only where DeepSpeed does."""
         self._has_trained = True
         try:
             loss = self._loss(batch)

@@ -11,7 +11,6 @@ import io
 import logging
 import os
 import platform
-import re
 import sys
 import time
 import warnings
@@ -29,7 +28,17 @@ from labsupport.config import (
     zero_stage,
 )
 from labsupport.errors import ConfigError, TrainingError
-from labsupport.machine import free_port, gpu_obstacle, has_gpu_device, nvme_is_available
+from labsupport.machine import (
+    LOCKED_BY_LABS_BYTES,
+    free_port,
+    gpu_obstacle,
+    has_gpu_device,
+    locking_obstacle,
+    nvme_is_available,
+)
+from labsupport.model_states import nvme_buffer_bytes, shares_of
+from labsupport.op_builds import clear_stale_lock, prepare_op_builds
+from labsupport.settings import read_settings
 
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -44,7 +53,8 @@ class Machine:
     precision: str  # "bf16", or "fp16" on a GPU too old for bf16
     fused_adam: bool
     fused_adam_reason: str
-    nvme: bool  # whether DeepSpeed's async_io can be compiled here
+    nvme: bool  # whether DeepSpeed's async_io can be compiled here, and its buffers locked
+    nvme_reason: str
 
     def __str__(self):
         count = f"{self.devices} x {self.device}" if self.accelerator == "cuda" else f"{self.devices} CPU cores"
@@ -57,6 +67,8 @@ def describe_machine():
     """Return the Machine that this process sees: accelerator, precision and optimizer that run here."""
     accelerator = _accelerator()
     name = accelerator.device_name()
+    prepare_op_builds(name)
+    no_nvme = _nvme_obstacle(name, LOCKED_BY_LABS_BYTES)
     fused, reason = _fused_adam(name)
     on_gpu = name == "cuda"
     if not on_gpu and "DS_ACCELERATOR" not in os.environ and has_gpu_device():
@@ -68,7 +80,8 @@ def describe_machine():
         precision="fp16" if on_gpu and not _gpu_computes_bf16() else "bf16",
         fused_adam=fused,
         fused_adam_reason=reason,
-        nvme=nvme_is_available() and _async_io_has_its_toolkit(name),
+        nvme=not no_nvme,
+        nvme_reason=no_nvme,
     )
 
 
@@ -90,7 +103,7 @@ def initialize_deepspeed(model, config, optimizer=None):
     validate_config(config, world_size)
     _check_precision_runs_here(config)
     _check_client_optimizer(config, optimizer)
-    _check_offload_runs_here(config)
+    _check_offload_runs_here(config, model)
     if optimizer is None:
         choose_adam(config)
 
@@ -124,8 +137,8 @@ def start_distributed():
         raise TrainingError(
             f"The launcher set {', '.join(given)} but not {', '.join(missing)}: set all five, or none for one rank."
         )
-    prepare_op_builds()
     accelerator = _accelerator()
+    prepare_op_builds(accelerator.device_name())
     local_rank, world_size = int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"])
     if accelerator.device_name() == "cuda":
         if local_rank >= torch.cuda.device_count():
@@ -168,20 +181,6 @@ def quiet_deepspeed():
     warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch\.distributed\.")
 
 
-def prepare_op_builds():
-    """Set this process's environment so that DeepSpeed compiles its ops as it should; twice is harmless.
-
-    This interpreter's folder comes first on the PATH, for the ninja that came with it: another one reads the build
-    log differently and compiles every op again, for minutes. TORCH_CUDA_ARCH_LIST loses the letters of names such as
-    9.0a, which DeepSpeed 0.19.8 takes for a number and fails (ops/op_builder/builder.py, compute_capability_args).
-    """
-    folder = str(Path(sys.executable).parent)
-    if os.environ.get("PATH", "").split(os.pathsep)[0] != folder:
-        os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", os.defpath)
-    if architectures := os.environ.get("TORCH_CUDA_ARCH_LIST"):
-        os.environ["TORCH_CUDA_ARCH_LIST"] = re.sub(r"(\d\.\d)[a-z]", r"\1", architectures)
-
-
 def _accelerator():
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # what DeepSpeed would choose too, after a warning
@@ -190,11 +189,21 @@ def _accelerator():
     return get_accelerator()
 
 
-def _async_io_has_its_toolkit(accelerator_name):
-    """Whether async_io can be compiled: for GPUs DeepSpeed 0.19.8 asks for CUDA's headers too (AsyncIOBuilder)."""
+def _nvme_obstacle(accelerator_name, locked_bytes):
+    """Return "" where NVMe offload can lock that many bytes of buffers and run, else why not and what to do.
+
+    For GPUs DeepSpeed 0.19.8 compiles async_io with CUDA's headers (op_builder/async_io.py).
+    """
     from torch.utils.cpp_extension import CUDA_HOME
 
-    return accelerator_name != "cuda" or CUDA_HOME is not None
+    if not nvme_is_available():
+        return "NVMe offload needs libaio with its header: install the package libaio-dev."
+    if accelerator_name == "cuda" and CUDA_HOME is None:
+        return (
+            f"NVMe offload from a GPU needs the CUDA toolkit to compile async_io: install {torch.version.cuda} and set "
+            "CUDA_HOME to it."
+        )
+    return locking_obstacle(locked_bytes)
 
 
 def _gpu_computes_bf16():
@@ -217,7 +226,8 @@ def _fused_adam_on_cuda():
 
     if torch.version.cuda is None:
         return False, "this torch was built without CUDA"
-    prepare_op_builds()
+    prepare_op_builds("cuda")
+    clear_stale_lock("fused_adam")
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # what it accepts, it says at length
             toolkit = installed_cuda_version("fused_adam")
@@ -317,19 +327,14 @@ def _check_client_optimizer(config, optimizer):
             )
 
 
-def _check_offload_runs_here(config):
+def _check_offload_runs_here(config, model):
     zero = config.get("zero_optimization", {})
     for key in ("offload_optimizer", "offload_param"):
         block = zero.get(key) or {}
         if block.get("device") != "nvme":
             continue
-        if not nvme_is_available():
-            raise TrainingError("NVMe offload needs libaio with its header: install the package libaio-dev.")
-        if not _async_io_has_its_toolkit(_accelerator().device_name()):
-            raise TrainingError(
-                f"NVMe offload from a GPU needs the CUDA toolkit to compile async_io: install {torch.version.cuda} and "
-                "set CUDA_HOME to it."
-            )
+        if reason := _nvme_obstacle(_accelerator().device_name(), _nvme_buffer_bytes(config, model)):
+            raise TrainingError(reason)
         path = Path(block["nvme_path"])
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -338,6 +343,16 @@ def _check_offload_runs_here(config):
             writable = False
         if not writable:
             raise TrainingError(f"{key}.nvme_path {path} cannot be written: name a folder that you own.")
+
+
+def _nvme_buffer_bytes(config, model):
+    """The buffers that NVMe offload will lock on this rank; 0 for an optimizer that the planner does not know."""
+    sizes = [getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters()]
+    try:
+        settings = read_settings(config, torch.distributed.get_world_size())
+    except ConfigError:
+        return 0
+    return nvme_buffer_bytes(shares_of(sizes, settings), settings)
 
 
 def _one_sentence(error):

@@ -1,9 +1,9 @@
 """One measurement of the GPU tier, in a process of its own: what `make gpu` starts, and a lab on a GPU.
 
-    python -m labsupport.gpu_cells cells.json results.jsonl          # also under torchrun, for several ranks
+    python -m labsupport.gpu_cells cell.json result.jsonl          # also under torchrun, for several ranks
 
-A cell is plain data, and names its `kind`: a function of KINDS. Each finished cell is a line of the results, so
-that what was measured stays whatever happens next; a cell that fails leaves its sentence and ends the process.
+A cell is plain data, and names its `kind`: a function of KINDS. The result is a line of JSON; a cell that fails
+leaves its sentence there.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import os
+import re
 import statistics
 import sys
 import time
@@ -40,12 +41,11 @@ def micro_batch_size(cell):
 
 def environment(cell, device):
     """What this machine is: GPU, driver, CUDA, host, and the rates that the other stages are set against."""
-    import psutil
     import torch
 
     from labsupport.engine import describe_machine
     from labsupport.flops import measured_matmul_flops
-    from labsupport.machine import driver_version
+    from labsupport.machine import driver_version, host_memory_bytes
 
     machine = describe_machine()
     on_gpu = device.type == "cuda"
@@ -60,7 +60,7 @@ def environment(cell, device):
         "driver": driver_version(),
         "cuda": torch.version.cuda,
         "cores": len(os.sched_getaffinity(0)),
-        "host_memory_bytes": psutil.virtual_memory().total,
+        "host_memory_bytes": host_memory_bytes(),
         "matmul_flops": {
             precision: measured_matmul_flops(_dtype(precision), device, cell["matrix_size"], cell["seconds"])
             for precision in cell["precisions"]
@@ -81,6 +81,7 @@ def ops(_cell, _device):
         "optimizer": "DeepSpeed FusedAdam" if machine.fused_adam else "torch AdamW",
         "reason": machine.fused_adam_reason,
         "nvme": machine.nvme,
+        "nvme_reason": machine.nvme_reason,
         "failed": failed,
         "seconds": time.perf_counter() - start,
     }
@@ -242,13 +243,13 @@ def _model(cell, device):
     """The cell's model; made on the GPU, where random numbers are quick, unless it might not fit there."""
     import torch
 
-    from labsupport.models import build_model
+    from labsupport.models import build_model, checkpoint_activations
     from labsupport.training_loops import compile_layers
 
     with torch.device("cpu" if cell.get("gpu_memory_limit_bytes") else device):
         model = build_model(shape_of(cell))
     if cell.get("checkpointing"):
-        model.activation_checkpointing_enable()
+        checkpoint_activations(model)
     if cell.get("compile"):
         compile_layers(model, cell["compile"])
     return model
@@ -320,38 +321,37 @@ def _copy_rates(device, size):
 
     there, rates = torch.empty(size, dtype=torch.uint8, device=device), {}
     for name, pinned in (("ordinary", False), ("pinned", True)):
-        here = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+        here = torch.empty(size, dtype=torch.uint8, pin_memory=pinned).fill_(1)  # untouched memory is not there yet
         for way, target, source in ((f"{name} host to GPU", there, here), (f"GPU to {name} host", here, there)):
             rates[way] = size / min(_seconds(functools.partial(target.copy_, source), device) for _ in range(10))
     return rates
 
 
-def main(cells_file, results_file, nvme_path=None):
-    """Measure the cells of a file, write each result as it comes, and return the exit status."""
-    with open(cells_file) as file:
-        cells = json.load(file)
-    first = int(os.environ.get("RANK", "0")) == 0
-    for cell in cells:
-        entry = {"cell": cell}
-        try:
-            entry["measured"] = measure(cell, nvme_path)
-        except Exception as error:  # a cell of DeepSpeed, PyTorch or transformers may fail in any way
-            entry |= {"error": one_sentence(error), OUT_OF_MEMORY: is_out_of_memory(error)}
-        if first or "error" in entry:
-            with open(results_file, "a") as file:
-                file.write(json.dumps(entry) + "\n")
-        if "error" in entry:
-            print(f"error: {entry['error']}", file=sys.stderr, flush=True)
-            return 1
+def main(cell_file, result_file, nvme_path=None):
+    """Measure the cell of a file, write the result, and return the exit status."""
+    with open(cell_file) as file:
+        cell = json.load(file)
+    entry = {"cell": cell}
+    try:
+        entry["measured"] = measure(cell, nvme_path)
+    except Exception as error:  # a cell of DeepSpeed, PyTorch or transformers may fail in any way
+        entry |= {"error": one_sentence(error), OUT_OF_MEMORY: is_out_of_memory(error)}
+    if "error" in entry or int(os.environ.get("RANK", "0")) == 0:
+        with open(result_file, "a") as file:
+            file.write(json.dumps(entry) + "\n")
+    if "error" in entry:
+        print(f"error: {entry['error']}", file=sys.stderr, flush=True)
+        return 1
     return 0
 
 
-def is_out_of_memory(error):
-    """Whether a GPU or the host was full: said by PyTorch itself, or by the sentence that we made of it."""
-    import torch
+# What a full GPU or host says where PyTorch has no class for it: CUDA's own calls, cuBLAS, NCCL, and malloc.
+FULL = re.compile("out of memory|CUBLAS_STATUS_ALLOC_FAILED|can't allocate memory", re.IGNORECASE)
 
-    full = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, full) or isinstance(error.__cause__, full)
+
+def is_out_of_memory(error):
+    """Whether a GPU or the host was full: said by the error itself, or by the one that our sentence was made of."""
+    return any(isinstance(each, MemoryError) or FULL.search(str(each)) for each in (error, error.__cause__))
 
 
 def one_sentence(error):

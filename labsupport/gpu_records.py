@@ -17,6 +17,7 @@ from labsupport.plots import grouped_bars, roles_side_by_side
 from labsupport.results import FOLDER, read_record
 
 GIB = 2**30
+SXM_CARDS = ("NVIDIA H100 80GB HBM3", "NVIDIA H200")  # the cards of the data sheet's 989 TFLOP/s, as drivers name them
 
 
 class Note:
@@ -89,8 +90,8 @@ def share_of_peak(entry, record):
     precision, ranks = config_precision(cell["config"]), cell["world_size"]
     rate = record["measured"]["environment"]["matmul_flops"].get(precision)
     args = shape_of(cell), cell["sequence_length"], result["tokens_per_second"]
-    hopper = any(card in gpu_name(record) for card in ("H100", "H200"))
-    sheet = utilisation(*args, ranks * H100_BF16_FLOPS) if hopper and precision != "fp32" else None
+    on_sheet = gpu_name(record) in SXM_CARDS and precision != "fp32"
+    sheet = utilisation(*args, ranks * H100_BF16_FLOPS) if on_sheet else None
     return (utilisation(*args, ranks * rate) if rate else None), sheet
 
 
@@ -105,7 +106,7 @@ def environment_table(record):
     rows += [(f"matrix product, {name}", f"{rate / 1e12:.1f} TFLOP/s") for name, rate in found["matmul_flops"].items()]
     rows += [(f"copy, {name}", f"{rate / 1e9:.1f} GB/s") for name, rate in found["copy_bytes_per_second"].items()]
     rows.append(("Adam", ops["optimizer"] + (f": {ops['reason']}" if ops["reason"] else "")))
-    rows.append(("NVMe offload", "yes" if ops["nvme"] else "no, because libaio is missing"))
+    rows.append(("NVMe offload", "yes" if ops["nvme"] else ops["nvme_reason"]))
     return _table(("What", "Found"), rows)
 
 
@@ -195,10 +196,11 @@ def scaling_table(record):
 def memory_by_stage(stage="grid", folder=FOLDER):
     """Return the figure of the peak by role, predicted and measured, of the 16-bit cells; or a Note."""
     record = gpu_record(stage, folder)
-    if record is None:
+    cells = [] if record is None else entries(record)
+    cells = _alike([entry for entry in cells if config_precision(entry["cell"]["config"]) != "fp32"])
+    if not cells:
         return Note(not_measured(stage))
     predicted, measured = {}, {}
-    cells = [entry for entry in entries(record) if config_precision(entry["cell"]["config"]) != "fp32"]
     for entry in cells:
         result = entry["measured"]
         accelerator = agreement.accelerator_of(result)
@@ -209,9 +211,8 @@ def memory_by_stage(stage="grid", folder=FOLDER):
     totals = {name: sum(roles.values()) for name, roles in measured.items()}
     least, most = min(totals, key=totals.get), max(totals, key=totals.get)
     title = f"{_plain(least)} peaks at {totals[least] / GIB:.2f} GiB, {_plain(most)} at {totals[most] / GIB:.2f} GiB"
-    alt = (
-        f"Peak of a training step by role, predicted beside measured, model {cells[0]['cell']['model']}: "
-        + "; ".join(f"{_plain(name)} {total / GIB:.2f} GiB" for name, total in totals.items())
+    alt = f"Peak of a training step by role, predicted beside measured, {_trained(cells[0])}: " + "; ".join(
+        f"{_plain(name)} {total / GIB:.2f} GiB" for name, total in totals.items()
     )
     return roles_side_by_side(predicted, measured, title, f"{alt}. {stamp(record)}", unit="GiB")
 
@@ -223,10 +224,10 @@ def speed_by_stage(stage="grid", own=None, folder=FOLDER):
         return Note(not_measured(stage))
     series, stamps = {}, []
     if record is not None:
-        series[f"recorded, {gpu_name(record)}"] = _speeds(entries(record))
+        series[f"recorded, {gpu_name(record)}, {_trained(entries(record)[0])}"] = _speeds(entries(record))
         stamps.append(stamp(record))
     if own:
-        series[f"measured here, {own['device']}"] = _speeds(own["cells"])
+        series[f"measured here, {own['device']}, {_trained(own['cells'][0])}"] = _speeds(own["cells"])
         stamps.append(f"Measured here: {own['machine']}.")
     name, speeds = next(iter(series.items()))
     fastest = max(speeds, key=speeds.get)
@@ -241,30 +242,26 @@ def speed_by_stage(stage="grid", own=None, folder=FOLDER):
 def run_here(stage, model=None):
     """Measure a stage's 16-bit cells on this machine's GPU; return what speed_by_stage takes, None without a GPU.
 
-    model: a preset; by default the recorded one where it fits, else the largest that does. Raises TrainingError
-    with the sentence of a cell that failed.
+    model: a preset; by default the largest that fits. Nothing goes to a drive: each such step would write all states
+    to it. Raises TrainingError with the sentence of a cell that failed.
     """
     from tqdm.auto import tqdm
 
-    from labsupport.gpu_run import run_cells
+    from labsupport.gpu_run import run_cell, run_fitting
     from labsupport.gpu_stages import STAGES, Tier, environment, ops
     from labsupport.machine import gpu_count
 
     if not gpu_count():
         return None
-    record = gpu_record(stage)
     tier = Tier(dry_run=False, ranks=gpu_count(), model=model)
     for name, cells in (("ops", ops(tier)), ("environment", environment(tier))):
-        setattr(tier, name, _measured(run_cells(cells)[0]))
-    if model is None and record is not None:
-        wanted = entries(record)[0]["cell"]["model"]
-        try:
-            tier.wanted_model = wanted
-            tier.model(tier.precisions[0])
-        except TrainingError:
-            tier.wanted_model = None
-    cells = [cell for cell in STAGES[stage](tier) if config_precision(cell["config"]) == tier.precisions[0]]
-    found = [run_cells([cell])[0] for cell in tqdm(cells, desc=f"measuring here: {stage}", unit="cell")]
+        setattr(tier, name, _measured(run_cell(cells[0])))
+    cells = [
+        cell
+        for cell in STAGES[stage](tier)
+        if config_precision(cell["config"]) == tier.precisions[0] and "nvme" not in offload_devices(cell["config"])
+    ]
+    found = [run_fitting(cell, say=tqdm.write) for cell in tqdm(cells, desc=f"measuring here: {stage}", unit="cell")]
     for entry in found:
         _measured(entry)
     return {"device": tier.environment["device"], "machine": tier.environment["machine"], "cells": found}
@@ -277,11 +274,16 @@ def _measured(entry):
 
 
 def _speeds(cells):
-    return {
-        name_of(entry).replace(", ", "<br>"): entry["measured"]["tokens_per_second"]
-        for entry in cells
-        if "tokens_per_second" in entry["measured"]
-    }
+    return {name_of(entry).replace(", ", "<br>"): entry["measured"]["tokens_per_second"] for entry in _alike(cells)}
+
+
+def _alike(cells):
+    """The cells that train what the first one trains, in as large batches: others are no comparison."""
+    return [entry for entry in cells if _trained(entry) == _trained(cells[0])]
+
+
+def _trained(entry):
+    return f"{entry['cell']['model']}, micro-batch {micro_batch_size(entry['cell'])}"
 
 
 def _plain(label):

@@ -23,7 +23,9 @@ from labsupport.models import PRESETS, preset_named
 MODELS = ("1.3b", "300m", "85m", "10m", "1m", "tiny")  # from large to small, all GPT-2
 PRECISIONS = ("bf16", "fp16", "fp32")
 ROOM = 0.9  # of a GPU's memory that a planned peak may take: the planner's own tolerance is left free
-HOST_ROOM = 0.7  # of the host's memory that offload may take: pinning copies, and others live there too
+# Of the host's memory or of a drive, what offload may take by plan: PyTorch pins powers of two, and others live there.
+HOST_ROOM = 0.6
+SLOW_STEPS = 2  # steps of a window in fp32 and with offload
 BUCKET_ELEMENTS = 200_000_000
 WARM_UP_STEPS = f"{WARM_UP_WINDOWS} windows"
 NVME_FOLDER = "nvme"  # stands in a cell's config; the folder itself is the machine's own affair
@@ -32,8 +34,9 @@ NVME_FOLDER = "nvme"  # stands in a cell's config; the folder itself is the mach
 class Tier:
     """What is measured on: the sizes follow from it. environment and ops are what the stages of that name found."""
 
-    def __init__(self, dry_run, ranks, model=None, memory_gib=24.0):
+    def __init__(self, dry_run, ranks, model=None, memory_gib=24.0, nvme_path=None):
         self.dry_run, self.ranks, self.memory_gib = dry_run, ranks, memory_gib
+        self.nvme_path = nvme_path or tempfile.gettempdir()
         self.wanted_model = preset_named(model) and model if model else None
         self.steps, self.windows = (1, 2) if dry_run else (10, 5)
         self.environment = self.ops = None
@@ -60,7 +63,7 @@ class Tier:
         return "cpu" if self.dry_run else "cuda"
 
     def model(self, precision):
-        """Return (preset, micro-batch) of the largest preset for which stage 0 fits in that precision.
+        """Return (preset, micro-batch) of the largest preset for which every stage fits in that precision.
 
         Raises TrainingError, with both sizes, for a preset that was asked for and does not fit.
         """
@@ -77,8 +80,8 @@ class Tier:
         )
 
     def _peak(self, name, micro_batch, precision):
-        planned = plan(name, self.config(0, precision, micro_batch), world_size=self.ranks)
-        return planned.peak_bytes + ALLOWANCE_BYTES
+        configs = (self.config(stage, precision, micro_batch) for stage in range(4))
+        return max(plan(name, config, world_size=self.ranks).peak_bytes for config in configs) + ALLOWANCE_BYTES
 
     def config(self, stage, precision, micro_batch, ranks=None, **choices):
         """Return a config of this tier: the same buckets everywhere, and the Adam that this machine can run."""
@@ -88,9 +91,13 @@ class Tier:
             train_batch_size=micro_batch * ranks, nvme_path=NVME_FOLDER if "nvme" in choices.values() else None,
             bucket_size=20_000 if self.dry_run else BUCKET_ELEMENTS, **choices,
         )  # fmt: skip
-        if self.ops and self.ops["optimizer"] == "torch AdamW" and not any(choices.values()):
-            config["optimizer"]["params"]["torch_adam"] = True  # so that the planner knows of it too
-        return _low_scale(config)
+        return _low_scale(merge_configs(config, self.adam if not any(choices.values()) else {}))
+
+    @property
+    def adam(self):
+        """What a config says where FusedAdam does not compile, so that the planner knows of it too."""
+        torch_adam = self.ops and self.ops["optimizer"] == "torch AdamW"
+        return {"optimizer": {"params": {"torch_adam": True}}} if torch_adam else {}
 
     def cell(self, kind, stage, precision="bf16", model=None, micro_batch=None, ranks=None, more=None, **choices):
         """Return a cell. choices: what create_deepspeed_config takes. more: laid over the cell."""
@@ -99,6 +106,11 @@ class Tier:
         config = self.config(stage, precision, micro_batch, ranks, **choices)
         if choices.get("offload_param") == "nvme":
             config = merge_configs(config, {"zero_optimization": {"offload_param": {"buffer_size": 60_000_000}}})
+        steps, windows = self.steps, self.windows
+        if precision == "fp32" or any(choices.values()):
+            steps = min(steps, SLOW_STEPS)
+        if "nvme" in choices.values():
+            steps, windows = 1, 2  # each step writes all states to a drive that wears
         return {
             "kind": kind,
             "model": name,
@@ -106,8 +118,8 @@ class Tier:
             "world_size": ranks or self.ranks,
             "checkpointing": False,
             "config": config,
-            "steps": self.steps,
-            "windows": self.windows,
+            "steps": steps,
+            "windows": windows,
         } | (more or {})
 
 
@@ -158,6 +170,8 @@ def memory(tier):
     ]
     length = {"sequence_length": 32 if tier.dry_run else 512}
     for run in runs:
+        if "offload_optimizer" not in run["config"]["zero_optimization"]:
+            run["config"] = merge_configs(run["config"], tier.adam)
         _low_scale(run["config"])
     return [{"kind": "memory"} | run | length for run in tier.some(runs, each=6)]
 
@@ -180,6 +194,8 @@ def speed(tier):
         ]
         for each in (None, backend)
     )
+    # Stage 3's hooks break torch.compile's graphs at every module, and what is timed then is no compiled layer.
+    compiled = [cell for cell in compiled if zero_stage(cell["config"]) < 3]
     return eager + tier.some(compiled, each=4)
 
 
@@ -208,7 +224,8 @@ OFFLOADS = (
 def largest(tier):
     """The largest model per strategy: as many layers of the 1.3b shape as fit, from a little more than is planned."""
     low, found = tier.precisions[0], []
-    limit = min(tier.gpu_bytes, tier.memory_gib * 2**30 or tier.gpu_bytes)
+    # A card holds CUDA's own memory too, which the limit on PyTorch's allocator does not know.
+    limit = min(tier.gpu_bytes, tier.memory_gib * 2**30 or tier.gpu_bytes) - ALLOWANCE_BYTES
     for stage, states, parameters, checkpointing in STRATEGIES:
         if "nvme" in (states, parameters) and not tier.ops["nvme"]:
             continue
@@ -232,9 +249,9 @@ STRATEGIES = (
 
 def _fits(tier, cell, limit):
     planned = agreement.predict(cell, tier.accelerator)
-    host, disk = tier.environment["host_memory_bytes"], shutil.disk_usage(tempfile.gettempdir()).free
+    host, disk = tier.environment["host_memory_bytes"], shutil.disk_usage(tier.nvme_path).free
     return (
-        planned.place_bytes("peak", "GPU") + ALLOWANCE_BYTES <= limit
+        planned.place_bytes("peak", "GPU") <= limit
         and tier.ranks * planned.host_bytes("peak") <= HOST_ROOM * host
         and tier.ranks * planned.place_bytes("at rest", "NVMe") <= HOST_ROOM * disk
     )

@@ -61,21 +61,32 @@ def model_state_total(held):
 
 
 def allocator_gap(engine):
-    """Return what the CUDA allocator holds beside what the ledger counts, in bytes, and the difference.
+    """Return what the CUDA allocator has handed out, what the ledger counts, and what lies between, in bytes.
 
-    {"allocated", "counted", "unexplained", "reserved"}; the allocator rounds every block up to 512 bytes,
-    and libraries keep workspaces. None on a CPU, which has no such allocator.
+    {"allocated", "counted", "cublas_workspaces", "rounding", "unexplained", "reserved"}: PyTorch gives cuBLAS its
+    workspaces from the same allocator, and a block may be larger than what was asked for. None on a CPU, which has no
+    such allocator.
     """
     if engine.device.type != "cuda":
         return None
+    allocated, workspaces = torch.cuda.memory_allocated(), release_cublas_workspaces()
     counted = sum(held_by_place(engine)["GPU"].values())
-    allocated = torch.cuda.memory_allocated()
+    requested = torch.cuda.memory_stats()["requested_bytes.all.current"]
     return {
         "allocated": allocated,
         "counted": counted,
-        "unexplained": allocated - counted,
+        "cublas_workspaces": workspaces,
+        "rounding": allocated - workspaces - requested,
+        "unexplained": requested - counted,
         "reserved": torch.cuda.memory_reserved(),
     }
+
+
+def release_cublas_workspaces():
+    """Let go of cuBLAS's workspaces on this GPU and return their bytes; the next matrix product makes them again."""
+    before = torch.cuda.memory_allocated()
+    torch._C._cuda_clearCublasWorkspaces()  # what PyTorch's own CUDA graphs call; there is no public name
+    return before - torch.cuda.memory_allocated()
 
 
 def largest_over_ranks(number, device):

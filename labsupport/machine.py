@@ -5,7 +5,11 @@
 A widget asks here before it starts anything, and must not wait for torch.
 """
 
+import contextlib
+import ctypes
+import mmap
 import os
+import resource
 import socket
 import subprocess
 from functools import cache
@@ -29,6 +33,38 @@ def nvme_is_available():
     return any((root / "libaio.h").exists() for root in roots)
 
 
+# What lab 06 locks on a rank: four buffers of half of ten million fp32 numbers, and room for the interpreter's own.
+LOCKED_BY_LABS_BYTES = 2**27
+
+
+def locking_obstacle(wanted_bytes):
+    """Return "" where this process may lock that much memory, else the sentence that says why not and what to do.
+
+    DeepSpeed 0.19.8 locks the buffers of NVMe offload with mlock, and aborts the process where that is refused
+    (ops/csrc/pin_memory/deepspeed_pin_tensor.cpp). The soft limit is raised to the hard one.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+    if hard == resource.RLIM_INFINITY or wanted_bytes <= hard or _can_lock(hard + resource.getpagesize()):
+        return ""
+    return (
+        f"NVMe offload would lock {wanted_bytes / 2**20:.0f} MiB of buffers in memory, and this user may lock "
+        f"{hard / 2**20:.0f} MiB: raise the limit (memlock in /etc/security/limits.conf, --ulimit memlock=-1 for a "
+        "container), or offload to the CPU."
+    )
+
+
+def _can_lock(count):
+    """Whether the kernel locks so many bytes now: for root, whatever the limit says, but not in every container."""
+    libc = ctypes.CDLL(None)
+    with mmap.mmap(-1, count) as memory:
+        start = ctypes.c_char.from_buffer(memory)
+        locked = libc.mlock(ctypes.byref(start), ctypes.c_size_t(count)) == 0
+        del start  # a mapping with a view on it cannot be closed; closing it unlocks it
+    return locked
+
+
 def has_gpu_device():
     """Return whether a GPU's driver has put a device there, whatever torch can do with it."""
     return any(path for pattern in GPU_DEVICES for path in Path("/dev").glob(pattern))
@@ -42,7 +78,15 @@ def gpu_count():
         return 0
     import torch
 
-    return torch.cuda.device_count()
+    # device_count asks the driver alone, and finds GPUs that this torch is too new for.
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def gpu_name():
+    """Return the name of the first GPU; there must be one."""
+    import torch
+
+    return torch.cuda.get_device_name(0)
 
 
 def gpu_obstacle():
@@ -79,6 +123,17 @@ def driver_version():
 def default_accelerator(ranks):
     """Return "cuda" where every rank gets a GPU of its own, else "cpu"."""
     return "cuda" if gpu_count() >= ranks else "cpu"
+
+
+def host_memory_bytes():
+    """Return the memory of the host that this process may use: a container's limit may be below the machine's."""
+    import psutil
+
+    limits = [psutil.virtual_memory().total]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # cgroups 2 and 1
+        with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+            limits.append(int(Path(path).read_text()))
+    return min(limits)
 
 
 def free_gpu_bytes():

@@ -259,7 +259,7 @@ def _moments(shares, s, activations, accelerator):
     after_backward = {"gradients": held.backward_gradient_bytes(shares, s)}
     phases = [
         (phase, extra | {"activations": getattr(activations, moment) if moment else 0})
-        for phase, moment, extra in step_phases(shares, s, fused, gloo=device == "host")
+        for phase, moment, extra in step_phases(shares, s, fused, on_gpu=device == "GPU")
     ]
     phase, extra = max(phases, key=lambda item: sum(item[1].values()))
     return {
@@ -300,7 +300,7 @@ def resting_bytes(shares, s, device, stepped, fused):
         (of_adam, "optimizer states", adam if stepped or at_once else 0),
         (device, "communication buckets", on_device + (held.bucket_bytes(shares, s) if s.stage == 3 else 0)),
         (pinned, "communication buckets", on_host + held.nvme_buffer_bytes(shares, s)),
-        (device, "gathered parameters", held.persistent_bytes(shares, s) if stepped else 0),
+        (device, "gathered parameters", held.persistent_bytes(shares, s, device == "GPU") if stepped else 0),
     ):
         places[place][role] = places[place].get(role, 0) + count
     return _with(places, *_accumulated(shares, s, device)) if stepped else places
@@ -311,7 +311,7 @@ def _accumulated(shares, s, device):
     return pinned, {"gradients": held.accumulated_on_cpu_bytes(shares, s)}
 
 
-def step_phases(shares, s, fused, gloo):
+def step_phases(shares, s, fused, on_gpu):
     """Return [(phase, moment of the activations or None, {role: bytes})]: the moments at which a step can peak.
 
     The bytes are those on the device beside what rests there; the activations are named as a field of
@@ -322,7 +322,8 @@ def step_phases(shares, s, fused, gloo):
     window, arrived = held.window_gradient_bytes(shares, s), held.backward_gradient_bytes(shares, s)
     bucket = held.bucket_bytes(shares, s) if s.stage in (1, 2) else 0
     kept_bucket = bucket if s.stage == 1 and s.accumulation_steps > 1 else 0
-    gathered = max(0, held.gathered_bytes(shares, s) - held.persistent_bytes(shares, s))
+    persistent = held.persistent_bytes(shares, s, on_gpu)
+    gathered = max(0, held.gathered_bytes(shares, s, on_gpu) - persistent)
     # Stages 0 and 1 collect every gradient before they reduce. Stage 2 adds those that arrive to the window's: into
     # fp32 sums in place, else from a tensor of their own.
     collected = max(window, held.collected_gradient_bytes(shares, s))
@@ -331,7 +332,7 @@ def step_phases(shares, s, fused, gloo):
     reducing = bucket + held.reduction_bytes(shares, s)
     prefetched = held.prefetch_bytes(shares, s)
     # Stage 3 lets go even of the small parameters while their shards change, and gathers them again afterwards.
-    copied, let_go = held.step_gradient_bytes(shares, s), -held.persistent_bytes(shares, s)
+    copied = held.step_gradient_bytes(shares, s)
     return [
         ("forward", "forward", _roles(window, kept_bucket, gathered + prefetched)),
         ("backward", "loss", _roles(window, kept_bucket, gathered)),
@@ -342,8 +343,8 @@ def step_phases(shares, s, fused, gloo):
         ("backward", "backward_end", _roles(collected, bucket)),
         ("backward", None, _roles(collected + (arrived if s.stage == 1 else 0), reducing)),
         ("step", None, _roles(held.flattened_gradient_bytes(shares, s, fused))),
-        ("step", None, _roles(copied, 0, let_go, other=held.optimizer_working_bytes(shares, s, fused))),
-        ("step", None, _roles(buckets=held.gloo_workspace_bytes(shares, s) if gloo else 0)),
+        ("step", None, _roles(copied, 0, -persistent, held.optimizer_working_bytes(shares, s, fused, on_gpu))),
+        ("step", None, _roles(buckets=0 if on_gpu else held.gloo_workspace_bytes(shares, s))),
     ]
 
 

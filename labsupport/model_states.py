@@ -86,13 +86,22 @@ def parameter_bytes(shares, s):
     return shares.share * s.parameter_bytes if s.stage == 3 else shares.whole * s.parameter_bytes
 
 
-def persistent_bytes(shares, s):
+def persistent_bytes(shares, s, on_gpu):
     """Return the small parameters that stage 3 keeps whole on every rank, beside their shares.
 
     runtime/zero/parameter_offload.py, mark_persistent_parameters: all of at most
-    stage3_param_persistence_threshold elements. On one rank the share is the whole.
+    stage3_param_persistence_threshold elements.
     """
-    return shares.persistent * s.parameter_bytes if s.world_size > 1 else 0
+    return shares.persistent * s.parameter_bytes if is_gathered(s, on_gpu) else 0
+
+
+def is_gathered(s, on_gpu):
+    """Whether a whole parameter is another tensor than this rank's share of it.
+
+    On one rank the share is the whole, and is used in its place (partition_parameters.py, NoGatherHandle), unless it
+    lies in the host's memory and is copied to the GPU.
+    """
+    return s.world_size > 1 or (on_gpu and s.offload_param != "none")
 
 
 def master_bytes(shares, s):
@@ -239,15 +248,14 @@ def aligned(count):
     return -(-count // NVME_ALIGNMENT_BYTES) * NVME_ALIGNMENT_BYTES
 
 
-def gathered_bytes(shares, s):
+def gathered_bytes(shares, s, on_gpu):
     """Return the stage 3 parameters that are whole at the end of a forward pass.
 
     DeepSpeed releases none while fewer than stage3_max_live_parameters are alive
     (partitioned_param_coordinator.py, release_sub_module), so a model below that is whole on every rank then.
-    Above it, and with both limits at 0, the model is held a few tensors at a time. On one rank nothing is
-    gathered (partition_parameters.py, NoGatherHandle).
+    Above it, and with both limits at 0, the model is held a few tensors at a time.
     """
-    if s.stage != 3 or s.world_size == 1:
+    if s.stage != 3 or not is_gathered(s, on_gpu):
         return 0
     released = shares.persistent + shares.window
     if s.max_live_parameters == 0 or s.max_reuse_distance == 0:
@@ -311,14 +319,17 @@ def step_gradient_bytes(shares, s):
     return step_gradient_elements(shares, s) * s.master_bytes
 
 
-def optimizer_working_bytes(shares, s, fused):
+def optimizer_working_bytes(shares, s, fused, on_gpu):
     """Return what the optimizer's arithmetic needs: nothing where it is one fused kernel.
 
     PyTorch's own Adam makes the root of the variance and its quotient, each as large as the tensor in hand:
-    stage 0 updates tensor by tensor, ZeRO a whole part at once.
+    stage 0 updates tensor by tensor, ZeRO a whole part at once. On a GPU it takes all tensors together, and makes
+    the quotient in place (torch/optim/adam.py, _multi_tensor_adam).
     """
     if fused or s.offloads_on_cpu:
         return 0
+    if on_gpu:
+        return step_gradient_elements(shares, s) * s.master_bytes
     in_hand = shares.largest if s.stage == 0 else step_gradient_elements(shares, s)
     return 2 * in_hand * s.master_bytes
 

@@ -110,6 +110,12 @@ def build_model(preset, seed=0):
     return model
 
 
+def checkpoint_activations(model):
+    """Let every layer of the model be recomputed in the backward pass, whatever this transformers calls that."""
+    enable = getattr(model, "activation_checkpointing_enable", None)  # transformers 5.17 has the other name alone
+    (enable or model.gradient_checkpointing_enable)()
+
+
 def count_parameters(model):
     """Return the number of trainable parameters, shared ones once, whole ones also under ZeRO-3."""
     return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)

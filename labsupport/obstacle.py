@@ -16,10 +16,13 @@ from labsupport.machine import (
     default_accelerator,
     free_gpu_bytes,
     gpu_count,
+    locking_obstacle,
     nvme_is_available,
     processor_computes_fp16,
 )
 from labsupport.memory import ALLOWANCE_BYTES, plan
+from labsupport.model_states import nvme_buffer_bytes, shares_of
+from labsupport.models import preset_named
 from labsupport.program import ranks_in_words
 
 MOST_CPU_RANKS = 4  # more would only wait for each other on a laptop's cores
@@ -47,7 +50,7 @@ def obstacle(config, model, ranks, accelerator=None, *, sequence_length=128, act
     return (
         _too_many_ranks(ranks, accelerator)
         or _precision_refused(planned.settings.precision, accelerator)
-        or _nvme_refused(planned)
+        or _nvme_refused(planned, model)
         or too_large(planned, model, accelerator)
     )
 
@@ -66,7 +69,7 @@ def _precision_refused(precision, accelerator):
     return ""
 
 
-def _nvme_refused(planned):
+def _nvme_refused(planned, model):
     on_nvme = sum(planned.moments["at rest"].get("NVMe", {}).values()) * planned.settings.world_size
     if "nvme" not in (planned.settings.offload_optimizer, planned.settings.offload_param):
         return ""
@@ -76,7 +79,8 @@ def _nvme_refused(planned):
     free = shutil.disk_usage(folder).free
     if on_nvme > free:
         return f"The files would take {_gibibytes(on_nvme)} in {folder}, and {_gibibytes(free)} are free there."
-    return ""
+    shares = shares_of(preset_named(model).tensor_sizes, planned.settings)
+    return locking_obstacle(nvme_buffer_bytes(shares, planned.settings))
 
 
 def too_large(planned, model, accelerator):

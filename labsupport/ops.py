@@ -5,14 +5,13 @@
 `make ops` runs it, and so do `make book` and `make test`.
 """
 
-import contextlib
+import os
+import subprocess
 import sys
 import time
-from pathlib import Path
 
-import psutil
-
-from labsupport.engine import describe_machine, nvme_is_available, prepare_op_builds
+from labsupport.engine import describe_machine
+from labsupport.op_builds import clear_stale_lock
 
 MINUTES = {"ShareMemCommBuilder": 1, "CPUAdamBuilder": 1.5, "AsyncIOBuilder": 5}
 
@@ -26,8 +25,6 @@ def needed_ops(machine):
 
 def compile_ops():
     """Load each needed op, compiling it where that was not done before; return the names that failed."""
-    prepare_op_builds()
-    clear_stale_lock("fused_adam")
     machine = describe_machine()
     from deepspeed.accelerator import get_accelerator
 
@@ -52,29 +49,17 @@ def compile_ops():
         else:
             print(f"{builder.name}: ready after {time.monotonic() - start:.0f} s.", flush=True)
     if not machine.nvme:
-        missing = "the CUDA toolkit is missing" if nvme_is_available() else "libaio is missing (package libaio-dev)"
-        print(f"async_io: skipped, because {missing}; the NVMe parts of the labs are skipped too.")
+        print(f"async_io: skipped, and so are the NVMe parts of the labs. {machine.nvme_reason}")
     return failed
 
 
-def clear_stale_lock(op):
-    """Remove the lock that an interrupted compilation of `op` left; torch would wait for it for ever."""
-    from torch.utils.cpp_extension import _get_build_directory
-
-    folder = Path(_get_build_directory(op, verbose=False))
-    lock = folder / "lock"
-    if lock.exists() and not _is_being_compiled(folder):
-        lock.unlink(missing_ok=True)
-        print(f"{op}: removed the lock that an interrupted compilation left behind.")
-
-
-def _is_being_compiled(folder):
-    """Whether some process works in this folder, as ninja does while it compiles there."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.name() == "ninja" and Path(process.cwd()) == folder:
-                return True
-    return False
+def main():
+    """Compile the ops of this machine, and beside GPUs those of processor ranks too; return the exit status."""
+    failed = compile_ops()
+    if describe_machine().accelerator == "cuda":
+        processor = os.environ | {"DS_ACCELERATOR": "cpu"}
+        failed += [""] * subprocess.run([sys.executable, "-m", "labsupport.ops"], env=processor).returncode
+    return 1 if failed else 0
 
 
 def _first_line(error):
@@ -82,4 +67,4 @@ def _first_line(error):
 
 
 if __name__ == "__main__":
-    sys.exit(1 if compile_ops() else 0)
+    sys.exit(main())

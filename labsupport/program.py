@@ -115,7 +115,7 @@ def train(options):
     from labsupport.corpus import endless_batches, text_loader
     from labsupport.deepspeed_trainer import DeepSpeedTrainer
     from labsupport.ledger import held_by_place
-    from labsupport.models import build_model, count_parameters
+    from labsupport.models import build_model, checkpoint_activations, count_parameters
     from labsupport.run_report import Events, measure
     from labsupport.training_loops import compile_layers
 
@@ -141,7 +141,7 @@ def train(options):
         _require_memory(options, preset, config, world_size)
     model = build_model(preset, options.seed)
     if options.activation_checkpointing:
-        model.activation_checkpointing_enable()
+        checkpoint_activations(model)
     if options.compile:
         compile_layers(model)
     trainer = DeepSpeedTrainer(model, config)

@@ -34,7 +34,7 @@ def record(name, command, config, hardware, seed, warm_up, counted, measured, mo
             **{package: version(package) for package in ("torch", "deepspeed", "transformers")},
             **(more_versions or {}),
         },
-        "commit": _commit(),
+        "commit": commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": seed,
         "warm_up": warm_up,
@@ -61,13 +61,17 @@ def read_record(name, folder=FOLDER):
     return content
 
 
-def _commit():
-    """The commit that was measured, with a + where the working tree had changes; "unknown" outside git."""
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"], cwd=here, capture_output=True, text=True
-        )
-    except FileNotFoundError:
+def commit():
+    """The commit that is measured, with a + where the working tree has other changes than records; or "unknown"."""
+    others = ["--", ":/", f":(top,exclude)labsupport/{FOLDER.name}"]
+    described = _git("rev-parse", "--short=12", "HEAD")
+    if described is None or described.returncode:
         return "unknown"
-    return done.stdout.strip() or "unknown"
+    return described.stdout.strip() + ("+" if _git("diff", "--quiet", "HEAD", *others).returncode else "")
+
+
+def _git(*arguments):
+    try:
+        return subprocess.run(["git", *arguments], cwd=FOLDER.parent, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None

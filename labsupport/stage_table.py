@@ -222,7 +222,7 @@ def _cell(shape, choice):
                 [_by_role(_together(rest, places)) for places in PLACES.values()],
                 [
                     [phase, moment, _by_role(roles)]
-                    for phase, moment, roles in step_phases(shares, s, fused, gloo=False)
+                    for phase, moment, roles in step_phases(shares, s, fused, on_gpu=True)
                 ],
             ]
         )

@@ -4,8 +4,8 @@
     loss = advance(batches)          # trains on every batch and returns the last loss, still on the device
 
 Each takes the model whole, in fp32, and computes in the config's precision. The optimizer is AdamW with fp32 master
-weights everywhere, fused where the device has it, and the gradient norm is clipped as the config says. None waits for
-the device between two steps.
+weights everywhere, fused where the device has it, and the gradient norm is clipped as the config says. None adds a wait
+for the device to what its framework's own step waits for.
 """
 
 import torch

@@ -19,7 +19,24 @@ def trainer_of(stage, precision, model="10m", **options):
     )
     if precision == "fp16":
         config["fp16"]["initial_scale_power"] = 8  # from 2 ** 16 the first steps overflow by themselves
-    return DeepSpeedTrainer(build_model(model), config)
+    MADE.append(DeepSpeedTrainer(build_model(model), config))
+    return MADE[-1]
+
+
+MADE = []  # the trainers that hold memory
+
+
+def let_go():
+    """Free every trainer, and what DeepSpeed and Python's cycles keep of it: the next peak is of one engine alone."""
+    import gc
+
+    from deepspeed.runtime.zero import parameter_offload
+
+    while MADE:
+        MADE.pop().engine.destroy()
+    parameter_offload.FWD_MODULE_STACK.clear()
+    while gc.collect():
+        pass
 
 
 def batches(count, length=256):
@@ -106,9 +123,6 @@ def fused_adam():
 
 def allocator():
     """At rest, what CUDA's allocator says is handed out and what the ledger has counted, for every stage."""
-    import gc
-
-    from labsupport.agreement import _forget
     from labsupport.engine import describe_machine
     from labsupport.ledger import allocator_gap
 
@@ -118,11 +132,9 @@ def allocator():
         for batch in batches(2):
             trainer.train_step(batch)
         del batch
-        gc.collect()
         found[stage] = allocator_gap(trainer.engine)
-        _forget(trainer.engine)
         del trainer
-        gc.collect()
+        let_go()
     return found
 
 
@@ -143,7 +155,8 @@ def planner():
 
     precision, found = describe_machine().precision, {}
     for stage in range(4):
-        cell = agreement.cell(stage, precision, 1, "10m", bucket_size=2_000_000) | {"sequence_length": 512}
+        more = {} if describe_machine().fused_adam else {"optimizer": {"params": {"torch_adam": True}}}
+        cell = agreement.cell(stage, precision, 1, "10m", bucket_size=2_000_000, more=more) | {"sequence_length": 512}
         if precision == "fp16":
             cell["config"]["fp16"]["initial_scale_power"] = 8  # a skipped step makes no Adam states
         compared = agreement.compare(cell, agreement.measure(cell), "cuda")
@@ -180,6 +193,7 @@ def main(path):
             found[function.__name__] = function()
         except Exception:  # one that fails must not keep the others from being told
             found[function.__name__] = {"error": traceback.format_exc(limit=-4)}
+        let_go()
     with open(path, "w") as file:
         json.dump(found, file)
 

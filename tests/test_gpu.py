@@ -52,7 +52,8 @@ def test_the_trainer_really_trains_on_the_gpu(result):
     accelerator, device, precision = result["machine"]
     assert accelerator == "cuda" and device == result["device_name"]
     assert result["parameters_on"] == ["cuda"] and result["pinned"]
-    assert result["model_states_on_gpu"] > 10e6 * 12 and result["model_states_on_host"] == 0
+    # PyTorch's own Adam counts its steps on the host: a number.
+    assert result["model_states_on_gpu"] > 10e6 * 12 and result["model_states_on_host"] < 1000
     assert result["peak_bytes"] > result["model_states_on_gpu"]
     assert result["losses"][-1] < 0.7 * result["losses"][0]
     assert precision == ("bf16" if result["capability"][0] >= 8 else "fp16")
@@ -78,8 +79,8 @@ def test_fused_adam_is_adamw(result):
 @of("allocator")
 def test_the_ledger_finds_what_the_allocator_has_handed_out(result):
     for stage, gap in result.items():
-        # Workspaces of cuBLAS, which no tensor stands for: 32 MiB on Hopper, less elsewhere.
-        assert 0 <= gap["unexplained"] <= 2**26 + 0.03 * gap["counted"], (stage, gap)
+        assert gap["counted"] > 10e6 * 12 and gap["rounding"] >= 0, (stage, gap)
+        assert abs(gap["unexplained"]) <= 0.03 * gap["counted"], (stage, gap)
 
 
 @of("stages_in_fp32")

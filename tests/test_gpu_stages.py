@@ -12,6 +12,7 @@ from conftest import ROOT
 from labsupport import agreement, gpu_records, gpu_run, gpu_stages, machine
 from labsupport.communication import total_wire_bytes
 from labsupport.errors import TrainingError
+from labsupport.gpu_cells import is_out_of_memory
 from labsupport.gpu_stages import STAGES, Tier, next_size_down
 from labsupport.results import FOLDER, REQUIRED, read_record
 
@@ -93,6 +94,16 @@ def test_a_record_becomes_figures_that_name_their_hardware(dry_run, stage):
     assert {"predicted", "measured"} == {label for bar in memory.figure.data for label in bar.x[1]}
 
 
+def test_runs_of_other_models_or_batches_are_not_set_beside_each_other(dry_run):
+    cells = _entries(dry_run, "grid")
+    other = copy.deepcopy(cells[-1])
+    other["cell"]["config"]["train_micro_batch_size_per_gpu"] = 1
+    speed = gpu_records.speed_by_stage(
+        own={"device": "a card", "machine": "1 x a card", "cells": [*cells[:1], other]}, folder=dry_run
+    )
+    assert "tiny, micro-batch 2" in speed.figure.data[1].name and len(speed.figure.data[1].x) == 1
+
+
 def _entries(folder, stage):
     return gpu_records.entries(gpu_records.gpu_record(stage, folder))
 
@@ -135,7 +146,7 @@ def tier_of(**changes):
     return tier
 
 
-@pytest.mark.parametrize(("memory_bytes", "model"), [(141e9, "1.3b"), (24e9, "300m"), (4e9, "85m")])
+@pytest.mark.parametrize(("memory_bytes", "model"), [(141e9, "1.3b"), (24e9, "300m"), (6e9, "85m")])
 def test_the_model_is_the_largest_that_the_planner_finds_room_for(memory_bytes, model):
     name, micro_batch = tier_of(memory_bytes=memory_bytes).model("fp32")
     assert name == model
@@ -190,23 +201,23 @@ class Machine:
     def __init__(self, breaks=None, interrupted_after=None):
         self.asked, self.breaks, self.left = [], breaks, interrupted_after
 
-    def __call__(self, cells, *_):
-        cell = cells[0]
+    def __call__(self, cell, *_):
         self.asked.append(copy.deepcopy(cell))
         if self.left is not None:
             self.left -= 1
             if self.left < 0:
                 raise KeyboardInterrupt
         if cell["config"]["train_micro_batch_size_per_gpu"] > 2:
-            return [{"cell": cell, "error": "The GPU ran out of memory.", "out_of_memory": True}]
+            return {"cell": cell, "error": "The GPU ran out of memory.", "out_of_memory": True}
         if self.breaks == cell["config"]["zero_optimization"]["stage"]:
-            return [{"cell": cell, "error": "It broke.", "out_of_memory": False}]
-        return [{"cell": cell, "measured": {"tokens_per_second": 1.0}}]
+            return {"cell": cell, "error": "It broke.", "out_of_memory": False}
+        return {"cell": cell, "measured": {"tokens_per_second": 1.0}}
 
 
 def runner_on(monkeypatch, tmp_path, processes):
     monkeypatch.setattr(gpu, "ROOT", tmp_path)
-    monkeypatch.setattr(gpu, "run_cells", processes)
+    monkeypatch.setattr(gpu, "run_cell", processes)
+    monkeypatch.setattr(gpu, "gpu_name", lambda: "a card")
     return gpu._Runner(gpu.parse(["--folder", str(tmp_path)]), 1)
 
 
@@ -239,12 +250,73 @@ def test_a_cell_that_broke_keeps_its_sentence_and_is_tried_again(monkeypatch, tm
     assert len(processes.asked) == 1 and not again.failed and all("error" not in entry for entry in entries)
 
 
+def test_a_rank_that_failed_outweighs_one_that_did_not(monkeypatch):
+    def ended(command, *_, **__):
+        told = [{"cell": {}, "measured": {}}, {"cell": {}, "error": "Rank 1 broke."}]
+        with open(command[command.index("labsupport.gpu_cells") + 2], "w") as file:
+            file.writelines(json.dumps(entry) + "\n" for entry in told)
+        return 1, []
+
+    monkeypatch.setattr(gpu_run, "run_to_the_end", ended)
+    assert gpu_run.run_cell(small_cells()[0])["error"] == "Rank 1 broke."
+
+
+@pytest.mark.parametrize(
+    ("sentence", "full"),
+    [
+        ("CUDA out of memory. Tried to allocate 2.00 GiB.", True),
+        ("CUDA error: out of memory", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to", True),
+        ("expected scalar type Half but found BFloat16", False),
+    ],
+)
+def test_every_way_in_which_memory_runs_out_is_known(sentence, full):
+    error = TrainingError("Take a smaller model.")
+    error.__cause__ = RuntimeError(sentence)
+    assert is_out_of_memory(RuntimeError(sentence)) == is_out_of_memory(error) == full
+
+
+def test_a_result_that_an_interruption_cut_is_measured_again(monkeypatch, tmp_path):
+    runner = runner_on(monkeypatch, tmp_path, Machine())
+    runner.stage("grid", small_cells()[:2])
+    path = runner.kept / "grid.jsonl"
+    path.write_text(path.read_text()[:-20])
+    runner_on(monkeypatch, tmp_path, processes := Machine()).stage("grid", small_cells()[:2])
+    assert len(processes.asked) == 1
+
+
+def test_a_stage_without_any_measurement_leaves_an_earlier_record_alone(monkeypatch, tmp_path, capsys):
+    def run_cell(cell, *_):
+        if cell["kind"] == "environment":
+            return {"cell": cell, "measured": GPU}
+        if cell["kind"] == "ops":
+            return {"cell": cell, "measured": tier_of().ops}
+        return {"cell": cell, "error": "It broke.", "out_of_memory": False}
+
+    runner_on(monkeypatch, tmp_path, run_cell)
+    monkeypatch.setattr(gpu, "gpu_count", lambda: 1)
+    assert gpu.run(gpu.parse(["--folder", str(tmp_path), "--stages", "grid"])) == 1
+    assert not list(tmp_path.glob("gpu_*.json")) and "nothing is recorded" in capsys.readouterr().out
+
+
+def test_cells_of_another_commit_or_card_are_not_taken_over(monkeypatch, tmp_path):
+    runner_on(monkeypatch, tmp_path, Machine()).stage("grid", small_cells())
+    for name, value in (("commit", "another"), ("gpu_name", "another card")):
+        with monkeypatch.context() as changed:
+            runner = runner_on(changed, tmp_path, processes := Machine())
+            changed.setattr(gpu, name, lambda value=value: value)
+            runner = gpu._Runner(gpu.parse(["--folder", str(tmp_path)]), 1)
+            runner.stage("grid", small_cells())
+        assert len(processes.asked) == 4
+
+
 def test_a_process_that_ends_without_a_word_is_told_in_one_sentence(monkeypatch):
     cell = small_cells()[0]
     for status, sentence, full in ((-9, "The host ran out of memory", True), (None, "longer than 900 s", False),
                                    (1, "ended with status 1: last words", False)):  # fmt: skip
         monkeypatch.setattr(gpu_run, "run_to_the_end", lambda *_, status=status, **__: (status, ["", "last words"]))
-        (entry,) = gpu_run.run_cells([cell])
+        entry = gpu_run.run_cell(cell)
         assert sentence in entry["error"] and bool(entry.get("out_of_memory")) == full
 
 
@@ -270,11 +342,20 @@ def test_without_a_gpu_make_gpu_says_so_in_one_sentence():
         (["--dry-run"], "name another folder with --folder"),
         (["--dry-run", "--folder", "/tmp/x", "--memory-gib", "-1"], "--memory-gib is -1.0"),
         (["--dry-run", "--folder", "/tmp/x", "--model", "1.4b"], "did you mean '1.3b'"),
+        (["--dry-run", "--folder", "/proc/x"], "/proc/x cannot be written"),
+        (["--dry-run", "--folder", "/tmp/x", "--nvme-path", "/proc/x"], "/proc/x cannot be written"),
     ],
 )
 def test_a_wrong_argument_is_one_sentence(arguments, words):
     done = run_gpu(*arguments)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_python_that_lacks_something_is_told_what(tmp_path):
+    command = [sys.executable, "-S", str(ROOT / "benchmarks" / "gpu.py")]  # without site-packages
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "has no labsupport, torch, deepspeed" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_accelerator_that_was_chosen_away_is_told():

@@ -1,8 +1,7 @@
-"""Which ops a machine needs, and what an interrupted compilation leaves."""
+"""Which ops a machine needs."""
 
 import dataclasses
 import subprocess
-import sys
 
 from labsupport import ops
 from labsupport.engine import describe_machine
@@ -17,31 +16,15 @@ def test_each_machine_compiles_what_it_uses():
     assert ops.needed_ops(gpu) == ["CPUAdamBuilder"]
 
 
-def test_a_lock_is_removed_only_where_nobody_compiles(monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    lock = tmp_path / "some_op" / "lock"
-    lock.parent.mkdir()
-    lock.write_text("")
-    monkeypatch.setattr(ops, "_is_being_compiled", lambda folder: folder == lock.parent)
-    ops.clear_stale_lock("some_op")
-    assert lock.exists()
-    monkeypatch.undo()
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    ops.clear_stale_lock("some_op")
-    assert not lock.exists() and "interrupted" in capsys.readouterr().out
+def test_beside_a_gpu_the_processors_ops_are_compiled_too(monkeypatch):
+    asked = []
 
+    def run(command, env):
+        asked.append(env["DS_ACCELERATOR"])
+        return subprocess.CompletedProcess(command, 1)
 
-def test_ninja_at_work_is_seen(tmp_path):
-    (tmp_path / "ninja").symlink_to(sys.executable)
-    work = tmp_path / "op"
-    work.mkdir()
-    assert not ops._is_being_compiled(work)
-    command = [str(tmp_path / "ninja"), "-c", "import time; print('up', flush=True); time.sleep(60)"]
-    busy = subprocess.Popen(command, cwd=work, stdout=subprocess.PIPE)
-    try:
-        busy.stdout.readline()
-        assert ops._is_being_compiled(work)
-    finally:
-        busy.kill()
-        busy.wait()
-        busy.stdout.close()
+    gpu = dataclasses.replace(describe_machine(), accelerator="cuda")
+    monkeypatch.setattr(ops, "describe_machine", lambda: gpu)
+    monkeypatch.setattr(ops, "compile_ops", list)
+    monkeypatch.setattr(subprocess, "run", run)
+    assert ops.main() == 1 and asked == ["cpu"]

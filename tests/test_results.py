@@ -9,7 +9,7 @@ from labsupport.results import FOLDER, REQUIRED, read_record, record
 
 
 def test_what_is_recorded_is_read_back_with_its_provenance(tmp_path):
-    path = record("speed", "make speed", {"a": 1}, "2 cores", 0, 1, 2, {"seconds": [1.0, 2.0]}, tmp_path)
+    path = record("speed", "make speed", {"a": 1}, "2 cores", 0, 1, 2, {"seconds": [1.0, 2.0]}, folder=tmp_path)
     content = read_record("speed", tmp_path)
     assert content["measured"] == {"seconds": [1.0, 2.0]} and content["config"] == {"a": 1}
     assert content["date"].endswith("+00:00") and content["versions"]["deepspeed"]

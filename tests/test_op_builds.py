@@ -1,0 +1,84 @@
+"""What surrounds the compilation of an op: locks, folders, architectures."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.cpp_extension import get_default_build_root
+
+from labsupport import op_builds
+from labsupport.op_builds import PROCESSOR_OPS, prepare_op_builds
+
+
+def test_a_lock_is_removed_only_where_nobody_compiles(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    lock = tmp_path / "some_op" / "lock"
+    lock.parent.mkdir()
+    lock.write_text("")
+    monkeypatch.setattr(op_builds, "_is_being_compiled", lambda folder: folder == lock.parent)
+    op_builds.clear_stale_lock("some_op")
+    assert lock.exists()
+    monkeypatch.undo()
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    op_builds.clear_stale_lock("some_op")
+    assert not lock.exists() and "interrupted" in capsys.readouterr().out
+
+
+def test_ninja_at_work_is_seen(tmp_path):
+    (tmp_path / "ninja").symlink_to(sys.executable)
+    work = tmp_path / "op"
+    work.mkdir()
+    assert not op_builds._is_being_compiled(work)
+    command = [str(tmp_path / "ninja"), "-c", "import time; print('up', flush=True); time.sleep(60)"]
+    busy = subprocess.Popen(command, cwd=work, stdout=subprocess.PIPE)
+    try:
+        busy.stdout.readline()
+        assert op_builds._is_being_compiled(work)
+    finally:
+        busy.kill()
+        busy.wait()
+        busy.stdout.close()
+
+
+@pytest.fixture
+def torch_for_cuda(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+    yield monkeypatch
+    os.environ.pop("TORCH_EXTENSIONS_DIR", None)
+
+
+def test_beside_a_gpu_the_processors_ops_have_a_folder_of_their_own(torch_for_cuda):
+    prepare_op_builds("cpu")
+    prepare_op_builds("cpu")
+    assert Path(os.environ["TORCH_EXTENSIONS_DIR"]) == Path(get_default_build_root()) / PROCESSOR_OPS
+    prepare_op_builds("cuda")  # in a process that one with processor ranks has started
+    assert "TORCH_EXTENSIONS_DIR" not in os.environ
+
+
+def test_a_folder_that_the_reader_named_is_kept(torch_for_cuda, tmp_path):
+    torch_for_cuda.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    prepare_op_builds("cpu")
+    assert os.environ["TORCH_EXTENSIONS_DIR"] == str(tmp_path / PROCESSOR_OPS)
+    prepare_op_builds("cuda")
+    assert os.environ["TORCH_EXTENSIONS_DIR"] == str(tmp_path)
+
+
+def test_without_cuda_nothing_is_moved(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    prepare_op_builds("cpu")
+    assert os.environ["TORCH_EXTENSIONS_DIR"] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("9.0a", "9.0"), ("8.0;9.0a+PTX", "8.0;9.0+PTX"), ("7.5 12.0f", "7.5 12.0")]
+)
+def test_names_of_architectures_that_deepspeed_cannot_read_lose_their_letter(monkeypatch, given, kept):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", given)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "kept")
+    prepare_op_builds("cuda")
+    assert os.environ["TORCH_CUDA_ARCH_LIST"] == kept
