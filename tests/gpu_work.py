@@ -149,14 +149,14 @@ def stages_in_fp32():
 
 
 def planner():
-    """The planner beside the ledger and the allocator, for a model of 10 million parameters."""
+    """The planner beside the ledger and the allocator, for a model whose tensors dwarf the allocator's rounding."""
     from labsupport import agreement
     from labsupport.engine import describe_machine
 
     precision, found = describe_machine().precision, {}
     for stage in range(4):
         more = {} if describe_machine().fused_adam else {"optimizer": {"params": {"torch_adam": True}}}
-        cell = agreement.cell(stage, precision, 1, "10m", bucket_size=2_000_000, more=more) | {"sequence_length": 512}
+        cell = agreement.cell(stage, precision, 1, "85m", bucket_size=20_000_000, more=more) | {"sequence_length": 512}
         if precision == "fp16":
             cell["config"]["fp16"]["initial_scale_power"] = 8  # a skipped step makes no Adam states
         compared = agreement.compare(cell, agreement.measure(cell), "cuda")
@@ -182,7 +182,36 @@ def out_of_memory():
     return {"sentence": "it fitted"}
 
 
-WORK = (training, overflow, fused_adam, allocator, stages_in_fp32, planner, out_of_memory)
+def fused_attention():
+    """The loss of a model on the GPU, with PyTorch's plain kernel of attention and without it."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    from labsupport.engine import describe_machine
+    from labsupport.models import build_model
+    from labsupport.training_loops import DTYPES
+
+    model = build_model("10m").to("cuda", DTYPES[describe_machine().precision])
+    batch = {name: tensor.cuda() for name, tensor in batches(1)[0].items()}
+    fused = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
+    losses = []
+    for kernels in (fused, [SDPBackend.MATH]):
+        with sdpa_kernel(kernels):  # it fails where none of these can be taken
+            loss = model(**batch).loss
+            loss.backward()
+        losses.append(float(loss.detach()))
+    return {"losses": losses}
+
+
+WORK = (
+    planner,
+    allocator,
+    training,
+    overflow,
+    fused_adam,
+    fused_attention,
+    stages_in_fp32,
+    out_of_memory,
+)  # clean first
 
 
 def main(path):

@@ -54,6 +54,15 @@ def test_the_planner_agrees_with_what_deepspeed_does_on_a_gpu(two_ranks, name):
     assert abs(compared["peak"][2]) <= agreement.PEAK_TOLERANCE, compared
 
 
+def test_the_planner_agrees_with_pytorchs_adam_as_it_works_on_a_gpu(two_ranks):
+    """There it takes all tensors together, which a processor does where it is told to."""
+    run = cell(3, more={"optimizer": {"params": {"torch_adam": True, "foreach": True}}})
+    measured = two_ranks.run(agreement.measure, run)[0]
+    for places in measured["moments"].values():
+        places["GPU"], places["host"] = places["host"], places["GPU"]
+    assert abs(compare(run, measured, "cuda")["peak"][2]) <= 0.02
+
+
 def test_the_copies_of_the_fused_step_are_seen(two_ranks, monkeypatch):
     run = AS_ON_A_GPU["stage 0, bf16"]
     measured = two_ranks.run(rank_work.measured_with_fp16, run)[0]

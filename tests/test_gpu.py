@@ -76,6 +76,12 @@ def test_fused_adam_is_adamw(result):
     assert result["moved"] > 0.01 and result["difference"] < 1e-5
 
 
+@of("fused_attention")
+def test_attention_takes_a_fused_kernel(result):
+    fused, plain = result["losses"]
+    assert fused == pytest.approx(plain, rel=0.02)
+
+
 @of("allocator")
 def test_the_ledger_finds_what_the_allocator_has_handed_out(result):
     for stage, gap in result.items():

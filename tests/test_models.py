@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from labsupport.errors import ConfigError
-from labsupport.models import PRESETS, build_model, count_parameters
+from labsupport.models import PRESETS, Preset, build_model, count_parameters
 
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "tiny"])
@@ -28,6 +28,20 @@ def test_one_seed_one_model_and_a_new_model_knows_nothing():
     assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
     tokens = torch.randint(256, (4, 64))
     assert float(first(input_ids=tokens, labels=tokens).loss.detach()) == pytest.approx(5.55, abs=0.1), "log(256)"
+
+
+@pytest.mark.parametrize("preset", ["tiny", Preset("llama", 2, 64, 2, 64, 128)], ids=["gpt2", "llama"])
+def test_attention_is_causal_without_a_mask_so_that_a_gpu_takes_its_fused_kernels(monkeypatch, preset):
+    calls, attend = [], torch.nn.functional.scaled_dot_product_attention
+
+    def spy(*tensors, attn_mask=None, is_causal=False, **named):
+        calls.append((attn_mask, is_causal))
+        return attend(*tensors, attn_mask=attn_mask, is_causal=is_causal, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    tokens = torch.randint(256, (2, 32))
+    build_model(preset)(input_ids=tokens, labels=tokens)
+    assert calls == [(None, True)] * 2
 
 
 def test_an_unknown_preset_is_refused():
