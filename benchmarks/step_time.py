@@ -149,7 +149,7 @@ def medians(samples):
 def main():
     """Measure, fit, predict, print and record."""
     from labsupport.cluster import Ranks
-    from labsupport.engine import describe_machine
+    from labsupport.hardware import describe_machine
     from labsupport.results import record
 
     machine = describe_machine()

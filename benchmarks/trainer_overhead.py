@@ -60,7 +60,7 @@ def measure(precision, seed, rounds, steps, warm_up_rounds):
 def main():
     """Measure, print, and record."""
     from labsupport.cluster import start_ranks
-    from labsupport.engine import describe_machine
+    from labsupport.hardware import describe_machine
     from labsupport.results import record
 
     machine = describe_machine()

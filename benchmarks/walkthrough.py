@@ -9,7 +9,7 @@ import os
 
 from labsupport import walkthrough
 from labsupport.cluster import Ranks
-from labsupport.engine import describe_machine
+from labsupport.hardware import describe_machine
 from labsupport.results import record
 
 

@@ -10,7 +10,7 @@ _MODULE_OF = {
     "create_deepspeed_config": "config",
     "create_offload_config": "config",
     "initialize_deepspeed": "engine",
-    "describe_machine": "engine",
+    "describe_machine": "hardware",
     "DeepSpeedTrainer": "deepspeed_trainer",
     "start_ranks": "cluster",
     "run_program": "launch",

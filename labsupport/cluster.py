@@ -103,7 +103,7 @@ class Ranks:
     @property
     def precision(self):
         """The 16-bit precision that these ranks compute in: bf16 on the processor, whatever a GPU beside it has."""
-        from labsupport.engine import describe_machine
+        from labsupport.hardware import describe_machine
 
         return describe_machine().precision if self.accelerator == "cuda" else "bf16"
 

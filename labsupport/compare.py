@@ -36,7 +36,7 @@ def compare_stages(options):
 
 def default_ranks():
     """Return how many ranks a comparison gets here: one a GPU, at least two ranks on a CPU."""
-    from labsupport.engine import describe_machine
+    from labsupport.hardware import describe_machine
 
     machine = describe_machine()
     return machine.devices if machine.accelerator == "cuda" else 2

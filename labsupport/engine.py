@@ -10,12 +10,9 @@ import copy
 import io
 import logging
 import os
-import platform
 import sys
 import time
 import warnings
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -28,61 +25,13 @@ from labsupport.config import (
     zero_stage,
 )
 from labsupport.errors import ConfigError, TrainingError
-from labsupport.machine import (
-    LOCKED_BY_LABS_BYTES,
-    free_port,
-    gpu_obstacle,
-    has_gpu_device,
-    locking_obstacle,
-    nvme_is_available,
-)
+from labsupport.hardware import accelerator, fused_adam, gpu_computes_bf16, nvme_obstacle, say_once
+from labsupport.machine import free_port
 from labsupport.model_states import nvme_buffer_bytes, shares_of
-from labsupport.op_builds import clear_stale_lock, prepare_op_builds
+from labsupport.op_builds import prepare_op_builds
 from labsupport.settings import read_settings
 
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What this machine runs the labs on, and why; `print(machine)` is the sentence for the page."""
-
-    accelerator: str  # "cuda" or "cpu", DeepSpeed's name
-    device: str  # the GPU's or the processor's name
-    devices: int  # GPUs, or processor cores on a machine without
-    precision: str  # "bf16", or "fp16" on a GPU too old for bf16
-    fused_adam: bool
-    fused_adam_reason: str
-    nvme: bool  # whether DeepSpeed's async_io can be compiled here, and its buffers locked
-    nvme_reason: str
-
-    def __str__(self):
-        count = f"{self.devices} x {self.device}" if self.accelerator == "cuda" else f"{self.devices} CPU cores"
-        adam = "FusedAdam" if self.fused_adam else "torch AdamW"
-        nvme = "yes" if self.nvme else "no"
-        return f"{count}, accelerator {self.accelerator}, {self.precision}, {adam}, NVMe offload: {nvme}"
-
-
-def describe_machine():
-    """Return the Machine that this process sees: accelerator, precision and optimizer that run here."""
-    accelerator = _accelerator()
-    name = accelerator.device_name()
-    prepare_op_builds(name)
-    no_nvme = _nvme_obstacle(name, LOCKED_BY_LABS_BYTES)
-    fused, reason = _fused_adam(name)
-    on_gpu = name == "cuda"
-    if not on_gpu and "DS_ACCELERATOR" not in os.environ and has_gpu_device():
-        _say_once(f"Note: the ranks run on the processor. {gpu_obstacle()}")
-    return Machine(
-        accelerator=name,
-        device=torch.cuda.get_device_name(0) if on_gpu else platform.processor() or platform.machine(),
-        devices=torch.cuda.device_count() if on_gpu else len(os.sched_getaffinity(0)),
-        precision="fp16" if on_gpu and not _gpu_computes_bf16() else "bf16",
-        fused_adam=fused,
-        fused_adam_reason=reason,
-        nvme=not no_nvme,
-        nvme_reason=no_nvme,
-    )
 
 
 def initialize_deepspeed(model, config, optimizer=None):
@@ -137,10 +86,10 @@ def start_distributed():
         raise TrainingError(
             f"The launcher set {', '.join(given)} but not {', '.join(missing)}: set all five, or none for one rank."
         )
-    accelerator = _accelerator()
-    prepare_op_builds(accelerator.device_name())
+    device_name = accelerator().device_name()
+    prepare_op_builds(device_name)
     local_rank, world_size = int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"])
-    if accelerator.device_name() == "cuda":
+    if device_name == "cuda":
         if local_rank >= torch.cuda.device_count():
             raise TrainingError(
                 f"Local rank {local_rank} has no GPU: this machine shows {torch.cuda.device_count()}; start that many "
@@ -181,90 +130,6 @@ def quiet_deepspeed():
     warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch\.distributed\.")
 
 
-def _accelerator():
-    if not torch.accelerator.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # what DeepSpeed would choose too, after a warning
-    from deepspeed.accelerator import get_accelerator
-
-    return get_accelerator()
-
-
-def _nvme_obstacle(accelerator_name, locked_bytes):
-    """Return "" where NVMe offload can lock that many bytes of buffers and run, else why not and what to do.
-
-    For GPUs DeepSpeed 0.19.8 compiles async_io with CUDA's headers (op_builder/async_io.py).
-    """
-    from torch.utils.cpp_extension import CUDA_HOME
-
-    if not nvme_is_available():
-        return "NVMe offload needs libaio with its header: install the package libaio-dev."
-    if accelerator_name == "cuda" and CUDA_HOME is None:
-        return (
-            f"NVMe offload from a GPU needs the CUDA toolkit to compile async_io: install {torch.version.cuda} and set "
-            "CUDA_HOME to it."
-        )
-    return locking_obstacle(locked_bytes)
-
-
-def _gpu_computes_bf16():
-    """Whether the GPU has bf16 arithmetic: a Turing GPU says that it supports bf16, and emulates it, slowly."""
-    return torch.cuda.get_device_capability()[0] >= 8
-
-
-def _fused_adam(accelerator_name):
-    """Whether to use DeepSpeed's FusedAdam here, and why not."""
-    if accelerator_name != "cuda":
-        return False, "there is no GPU to compile FusedAdam for"
-    return _fused_adam_on_cuda()
-
-
-@cache
-def _fused_adam_on_cuda():
-    from deepspeed.ops.op_builder import FusedAdamBuilder
-    from deepspeed.ops.op_builder.builder import assert_no_cuda_mismatch, installed_cuda_version
-    from torch.utils.cpp_extension import _get_build_directory
-
-    if torch.version.cuda is None:
-        return False, "this torch was built without CUDA"
-    prepare_op_builds("cuda")
-    clear_stale_lock("fused_adam")
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # what it accepts, it says at length
-            toolkit = installed_cuda_version("fused_adam")
-    except Exception:  # no CUDA_HOME, or no nvcc in it: each DeepSpeed release has a class of its own for it
-        return False, (
-            f"FusedAdam needs nvcc: install the CUDA toolkit {torch.version.cuda} and set CUDA_HOME to have it"
-        )
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            assert_no_cuda_mismatch("fused_adam")
-    except Exception:  # the check says it at length; what is behind it was asked above
-        return False, _toolkit_mismatch(toolkit, torch.version.cuda)
-    folder = Path(_get_build_directory("fused_adam", verbose=False))
-    if not list(folder.glob("*.so")):
-        print("Compiling DeepSpeed's FusedAdam, once for this machine: up to two minutes ...", flush=True)
-    try:
-        # A toolkit that matches can still fail to compile: only a loaded op is known to work.
-        with contextlib.redirect_stdout(io.StringIO()):
-            FusedAdamBuilder().load(verbose=False)
-    except Exception as error:  # whatever the compiler or DeepSpeed said
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return False, f"FusedAdam does not compile ({first[:200]}); ninja -v in {folder} shows why"
-    return True, ""
-
-
-def _toolkit_mismatch(toolkit, cuda_of_torch):
-    """The sentence for an nvcc of another version than torch's CUDA, with the way out that applies.
-
-    toolkit: (major, minor). cuda_of_torch: "13.0".
-    """
-    versions = f"nvcc is {toolkit[0]}.{toolkit[1]} and torch was built with CUDA {cuda_of_torch}"
-    install = f"install the CUDA toolkit {cuda_of_torch} and set CUDA_HOME to it"
-    if str(toolkit[0]) == cuda_of_torch.split(".")[0]:
-        return f"{versions}: set DS_SKIP_CUDA_CHECK=1, because only the minor version differs, or {install}"
-    return f"{versions}: {install}"
-
-
 def choose_adam(config):
     block = config.get("optimizer", {})
     settings = block.setdefault("params", {}) if block else {}
@@ -272,35 +137,27 @@ def choose_adam(config):
         return
     if offload_devices(config)[0] != "none":
         return  # DeepSpeed takes its own CPU Adam for offloaded states
-    fused, reason = _fused_adam(_accelerator().device_name())
+    fused, reason = fused_adam(accelerator().device_name())
     if not fused:
         settings["torch_adam"] = True
     if torch.distributed.get_rank() == 0:
-        _say_once(f"Optimizer: {'DeepSpeed FusedAdam' if fused else f'torch AdamW: {reason}'}.")
-
-
-@cache
-def _say_once(sentence):
-    print(sentence, flush=True)
+        say_once(f"Optimizer: {'DeepSpeed FusedAdam' if fused else f'torch AdamW: {reason}'}.")
 
 
 def _check_precision_runs_here(config):
-    accelerator = _accelerator()
-    if config_precision(config) == "fp16" and not accelerator.is_fp16_supported():
+    here, precision = accelerator(), config_precision(config)
+    if precision == "fp16" and not here.is_fp16_supported():
         raise ConfigError(
-            f"fp16 does not run on this accelerator ({accelerator.device_name()}): build the config with "
-            'precision="bf16".'
+            f'fp16 does not run on this accelerator ({here.device_name()}): build the config with precision="bf16".'
         )
-    on_gpu = accelerator.device_name() == "cuda"
-    if config_precision(config) == "bf16" and on_gpu and not _gpu_computes_bf16():
+    if precision == "bf16" and here.device_name() == "cuda" and not gpu_computes_bf16():
         raise ConfigError(
             f"bf16 is only emulated on this GPU ({torch.cuda.get_device_name(0)}): build the config with "
             'precision="fp16".'
         )
-    if config_precision(config) == "bf16" and not accelerator.is_bf16_supported():
+    if precision == "bf16" and not here.is_bf16_supported():
         raise ConfigError(
-            f"bf16 does not run on this accelerator ({accelerator.device_name()}): build the config with "
-            'precision="fp16".'
+            f'bf16 does not run on this accelerator ({here.device_name()}): build the config with precision="fp16".'
         )
 
 
@@ -333,7 +190,7 @@ def _check_offload_runs_here(config, model):
         block = zero.get(key) or {}
         if block.get("device") != "nvme":
             continue
-        if reason := _nvme_obstacle(_accelerator().device_name(), _nvme_buffer_bytes(config, model)):
+        if reason := nvme_obstacle(accelerator().device_name(), _nvme_buffer_bytes(config, model)):
             raise TrainingError(reason)
         path = Path(block["nvme_path"])
         try:
@@ -369,7 +226,7 @@ def _one_sentence(error):
         ]
         return ConfigError(f"DeepSpeed refuses in this config: {'; '.join(details) or text}: mend or delete that key.")
     if type(error).__name__ in ("CUDAMismatchException", "MissingCUDAException") or "CUDA_HOME" in text:
-        reason = _fused_adam(_accelerator().device_name())[1]
+        reason = fused_adam(accelerator().device_name())[1]
         return TrainingError(
             f"DeepSpeed cannot compile its CUDA ops here ({reason}): mend that, or take an optimizer without a CUDA "
             'op, as "torch_adam": true in the optimizer\'s params does.'

@@ -43,8 +43,8 @@ def environment(cell, device):
     """What this machine is: GPU, driver, CUDA, host, and the rates that the other stages are set against."""
     import torch
 
-    from labsupport.engine import describe_machine
     from labsupport.flops import measured_matmul_flops
+    from labsupport.hardware import describe_machine
     from labsupport.machine import driver_version, host_memory_bytes
 
     machine = describe_machine()
@@ -71,7 +71,7 @@ def environment(cell, device):
 
 def ops(_cell, _device):
     """Which ops DeepSpeed could compile here, how long that took, and which Adam the machine gets, and why."""
-    from labsupport.engine import describe_machine
+    from labsupport.hardware import describe_machine
     from labsupport.ops import compile_ops
 
     start = time.perf_counter()
@@ -80,8 +80,8 @@ def ops(_cell, _device):
     return {
         "optimizer": "DeepSpeed FusedAdam" if machine.fused_adam else "torch AdamW",
         "reason": machine.fused_adam_reason,
-        "nvme": machine.nvme,
-        "nvme_reason": machine.nvme_reason,
+        "nvme": machine.nvme and "async_io" not in failed,
+        "nvme_reason": machine.nvme_reason or ("async_io does not compile here." if "async_io" in failed else ""),
         "failed": failed,
         "seconds": time.perf_counter() - start,
     }

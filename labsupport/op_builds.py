@@ -27,13 +27,18 @@ def prepare_op_builds(accelerator):
     of their own: they have the names of the GPU's and other flags, so that each would compile the other's again.
     """
     import torch
-    from torch.utils.cpp_extension import get_default_build_root
+    from torch.utils.cpp_extension import CUDA_HOME, get_default_build_root
 
     folder = str(Path(sys.executable).parent)
     if os.environ.get("PATH", "").split(os.pathsep)[0] != folder:
         os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", os.defpath)
     if architectures := os.environ.get("TORCH_CUDA_ARCH_LIST"):
         os.environ["TORCH_CUDA_ARCH_LIST"] = re.sub(r"(\d\.\d)[a-z]", r"\1", architectures)
+    if accelerator == "cuda" and CUDA_HOME is not None:
+        # async_io links libcuda, which a container may have where no linker looks; the toolkit brings a stand-in.
+        stubs, known = str(Path(CUDA_HOME, "lib64", "stubs")), os.environ.get("LIBRARY_PATH", "")
+        if stubs not in known.split(os.pathsep):
+            os.environ["LIBRARY_PATH"] = os.pathsep.join(filter(None, [known, stubs]))
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
     root = root.parent if root.name == PROCESSOR_OPS else root  # a parent with processor ranks has set it
     if torch.version.cuda is not None and accelerator == "cpu":

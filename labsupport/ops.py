@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from labsupport.engine import describe_machine
+from labsupport.hardware import describe_machine
 from labsupport.op_builds import clear_stale_lock
 
 MINUTES = {"ShareMemCommBuilder": 1, "CPUAdamBuilder": 1.5, "AsyncIOBuilder": 5}

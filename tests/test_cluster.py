@@ -24,12 +24,12 @@ def who():
 
 
 def test_cpu_ranks_compute_in_bf16_also_beside_a_gpu_without_it(two_ranks, monkeypatch):
-    from labsupport import engine
+    from labsupport import hardware
 
     class Turing:
         precision = "fp16"
 
-    monkeypatch.setattr(engine, "describe_machine", Turing)
+    monkeypatch.setattr(hardware, "describe_machine", Turing)
     assert two_ranks.precision == "bf16"
     monkeypatch.setattr(two_ranks, "accelerator", "cuda")
     assert two_ranks.precision == "fp16"

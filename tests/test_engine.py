@@ -8,7 +8,8 @@ import sys
 import pytest
 import rank_work
 
-from labsupport.engine import LAUNCHER_VARIABLES, describe_machine, free_port
+from labsupport.engine import LAUNCHER_VARIABLES, free_port
+from labsupport.hardware import describe_machine
 
 
 def on_ranks(two_ranks, function, *arguments, **options):
@@ -101,31 +102,12 @@ def test_more_ranks_than_gpus_is_told_in_one_sentence(monkeypatch):
             return "cuda"
 
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
-    monkeypatch.setattr(engine, "_accelerator", Accelerator)
+    monkeypatch.setattr(engine, "accelerator", Accelerator)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for name, value in zip(LAUNCHER_VARIABLES, ("1", "1", "2", "127.0.0.1", str(free_port())), strict=True):
         monkeypatch.setenv(name, value)
     with pytest.raises(TrainingError, match="Local rank 1 has no GPU: this machine shows 1"):
         engine.start_distributed()
-
-
-def test_without_a_cuda_compiler_torchs_adam_is_chosen(monkeypatch):
-    from labsupport import engine
-
-    fused, reason = engine._fused_adam("cuda")  # there is no nvcc that matches a CPU build of torch
-    assert not fused and reason
-
-
-@pytest.mark.parametrize(
-    ("toolkit", "cuda", "words"),
-    [((12, 4), "13.0", "install the CUDA toolkit 13.0"), ((13, 1), "13.0", "set DS_SKIP_CUDA_CHECK=1")],
-)
-def test_a_toolkit_that_does_not_match_names_the_way_out_that_applies(toolkit, cuda, words):
-    from labsupport.engine import _toolkit_mismatch
-
-    sentence = _toolkit_mismatch(toolkit, cuda)
-    assert f"nvcc is {toolkit[0]}.{toolkit[1]} and torch was built with CUDA {cuda}" in sentence and words in sentence
-    assert ("DS_SKIP_CUDA_CHECK" in sentence) == (toolkit[0] == 13), "another major version cannot be skipped"
 
 
 def test_bf16_is_refused_on_a_gpu_that_only_emulates_it(monkeypatch):
@@ -140,7 +122,7 @@ def test_bf16_is_refused_on_a_gpu_that_only_emulates_it(monkeypatch):
 
         is_fp16_supported = is_bf16_supported = lambda self: True
 
-    monkeypatch.setattr(engine, "_accelerator", Accelerator)
+    monkeypatch.setattr(engine, "accelerator", Accelerator)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla T4")
     with pytest.raises(ConfigError, match=r"only emulated on this GPU \(Tesla T4\).*fp16"):
@@ -157,18 +139,18 @@ def test_a_full_gpu_is_told_in_one_sentence_by_the_trainer(two_ranks):
 def test_nvme_offload_from_a_gpu_needs_the_toolkit(monkeypatch, tmp_path):
     import torch.utils.cpp_extension
 
-    from labsupport import engine
+    from labsupport import engine, hardware
     from labsupport.errors import TrainingError
 
     class Accelerator:
         def device_name(self):
             return "cuda"
 
-    monkeypatch.setattr(engine, "nvme_is_available", lambda: True)
+    monkeypatch.setattr(hardware, "nvme_is_available", lambda: True)
     monkeypatch.setattr(torch.utils.cpp_extension, "CUDA_HOME", None)
     monkeypatch.setattr(engine, "_nvme_buffer_bytes", lambda *_: 0)
     config = rank_work.fp32_config(3, offload_optimizer="nvme", nvme_path=str(tmp_path))
     engine._check_offload_runs_here(config, None)
-    monkeypatch.setattr(engine, "_accelerator", Accelerator)
+    monkeypatch.setattr(engine, "accelerator", Accelerator)
     with pytest.raises(TrainingError, match="needs the CUDA toolkit"):
         engine._check_offload_runs_here(config, None)

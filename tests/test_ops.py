@@ -4,7 +4,7 @@ import dataclasses
 import subprocess
 
 from labsupport import ops
-from labsupport.engine import describe_machine
+from labsupport.hardware import describe_machine
 
 
 def test_each_machine_compiles_what_it_uses():

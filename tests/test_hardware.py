@@ -1,0 +1,20 @@
+"""What this machine gets: accelerator, precision, optimizer, and why not another."""
+
+import pytest
+
+from labsupport import hardware
+
+
+def test_without_a_cuda_compiler_torchs_adam_is_chosen():
+    fused, reason = hardware.fused_adam("cuda")  # there is no nvcc that matches a CPU build of torch
+    assert not fused and reason
+
+
+@pytest.mark.parametrize(
+    ("toolkit", "cuda", "words"),
+    [((12, 4), "13.0", "install the CUDA toolkit 13.0"), ((13, 1), "13.0", "set DS_SKIP_CUDA_CHECK=1")],
+)
+def test_a_toolkit_that_does_not_match_names_the_way_out_that_applies(toolkit, cuda, words):
+    sentence = hardware._toolkit_mismatch(toolkit, cuda)
+    assert f"nvcc is {toolkit[0]}.{toolkit[1]} and torch was built with CUDA {cuda}" in sentence and words in sentence
+    assert ("DS_SKIP_CUDA_CHECK" in sentence) == (toolkit[0] == 13), "another major version cannot be skipped"
