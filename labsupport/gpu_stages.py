@@ -15,9 +15,10 @@ from labsupport import agreement
 from labsupport.config import config_precision, create_deepspeed_config, merge_configs, offload_devices, zero_stage
 from labsupport.errors import TrainingError
 from labsupport.flops import MATRIX_SIZE
-from labsupport.gpu_cells import WARM_UP_WINDOWS, micro_batch_size
-from labsupport.machine import processor_computes_fp16
+from labsupport.gpu_cells import WARM_UP_WINDOWS, micro_batch_size, shape_of
+from labsupport.machine import locking_obstacle, processor_computes_fp16
 from labsupport.memory import ALLOWANCE_BYTES, last_that_holds, plan
+from labsupport.model_states import nvme_buffer_bytes, shares_of
 from labsupport.models import PRESETS, preset_named
 
 MODELS = ("1.3b", "300m", "85m", "10m", "1m", "tiny")  # from large to small, all GPT-2
@@ -206,13 +207,19 @@ def trainer(tier):
 
 
 def offload(tier):
-    """Where the states lie, and what that costs in speed."""
+    """Where the states lie, and what that costs in speed, with one model that has room on GPU, host and drive."""
     low, found = tier.precisions[0], []
-    for stage, states, parameters in OFFLOADS:
-        if "nvme" in (states, parameters) and not tier.ops["nvme"]:
-            continue
-        choices = {"offload_optimizer": states or False, "offload_param": parameters or False}
-        found.append(tier.cell("grid", stage, low, **choices))
+    largest_on_gpu = tier.model(low)[0]
+    for name in MODELS[MODELS.index(largest_on_gpu) :] if largest_on_gpu in MODELS else (largest_on_gpu, *MODELS):
+        found = [
+            tier.cell(
+                "grid", stage, low, model=name, offload_optimizer=states or False, offload_param=parameters or False
+            )
+            for stage, states, parameters in OFFLOADS
+            if "nvme" not in (states, parameters) or tier.ops["nvme"]
+        ]
+        if tier.dry_run or all(_fits(tier, cell, ROOM * tier.gpu_bytes) for cell in found):
+            break
     return tier.some(found, each=3)
 
 
@@ -250,10 +257,12 @@ STRATEGIES = (
 def _fits(tier, cell, limit):
     planned = agreement.predict(cell, tier.accelerator)
     host, disk = tier.environment["host_memory_bytes"], shutil.disk_usage(tier.nvme_path).free
+    shares = shares_of(shape_of(cell).tensor_sizes, planned.settings)
     return (
         planned.place_bytes("peak", "GPU") <= limit
         and tier.ranks * planned.host_bytes("peak") <= HOST_ROOM * host
         and tier.ranks * planned.place_bytes("at rest", "NVMe") <= HOST_ROOM * disk
+        and not locking_obstacle(nvme_buffer_bytes(shares, planned.settings))
     )
 
 

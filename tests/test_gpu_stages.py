@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -155,6 +156,21 @@ def test_the_model_is_the_largest_that_the_planner_finds_room_for(memory_bytes, 
     assert larger._peak(name, micro_batch, "fp32") <= room
     if micro_batch < 8:
         assert larger._peak(name, 2 * micro_batch, "fp32") > room
+
+
+def test_offload_is_compared_with_one_model_that_has_room_everywhere(monkeypatch):
+    def models(tier):
+        return {cell["model"] for cell in STAGES["offload"](tier)}
+
+    assert models(tier_of()) == {"1.3b"}
+    assert models(tier_of(host_memory_bytes=32 * 2**30)) == {"300m"}
+    monkeypatch.setattr(gpu_stages, "locking_obstacle", lambda count: "" if count <= 3 * 2**30 else "too much")
+    assert models(tier_of()) == {"85m"}
+    monkeypatch.setattr(gpu_stages.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**31, 0, 2**31))
+    assert models(tier_of()) == {"85m"}
+    without = tier_of()
+    without.ops = without.ops | {"nvme": False}
+    assert models(without) == {"1.3b"}
 
 
 def test_a_preset_that_cannot_fit_is_refused_with_both_sizes():
