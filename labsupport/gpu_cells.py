@@ -242,12 +242,19 @@ def measure(cell, nvme_path=None):
 def _model(cell, device):
     """The cell's model; made on the GPU, where random numbers are quick, unless it might not fit there."""
     import torch
+    from transformers.integrations import HfDeepSpeedConfig
 
+    from labsupport.config import zero_stage
     from labsupport.models import build_model, checkpoint_activations
     from labsupport.training_loops import compile_layers
 
-    with torch.device("cpu" if cell.get("gpu_memory_limit_bytes") else device):
+    tight = cell.get("gpu_memory_limit_bytes")
+    # While this lives, transformers partitions each layer as soon as it is made (deepspeed.zero.Init): a model that is
+    # larger than the GPU, and than the host, never exists whole.
+    partitioned = HfDeepSpeedConfig(cell["config"]) if tight and zero_stage(cell["config"]) == 3 else None
+    with torch.device("cpu" if tight else device):
         model = build_model(shape_of(cell))
+    del partitioned
     if cell.get("checkpointing"):
         checkpoint_activations(model)
     if cell.get("compile"):
