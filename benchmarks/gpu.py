@@ -64,8 +64,10 @@ def main(arguments=None):
             raise LabError(f"{reason} With --dry-run every stage runs on the processor.")
         if options.dry_run and options.folder == FOLDER:
             raise LabError("A dry run measures nothing worth recording: name another folder with --folder.")
-        if not 0 <= options.memory_gib < float("inf"):
-            raise LabError(f"--memory-gib is {options.memory_gib}: give a number of GiB, or 0 for all there is.")
+        if options.memory_gib != 0 and not 2 <= options.memory_gib < float("inf"):
+            raise LabError(
+                f"--memory-gib is {options.memory_gib}: give a number of GiB from 2 up, or 0 for all there is."
+            )
         for folder in filter(None, (options.folder, options.nvme_path)):
             _require_folder(folder)
         return run(options)

@@ -144,6 +144,8 @@ def train(options):
     if options.activation_checkpointing:
         checkpoint_activations(model)
     if options.compile:
+        if zero_stage(config) == 3:
+            say("Note: stage 3's hooks break torch.compile's graphs at every module, so --compile gains little here.")
         compile_layers(model)
     trainer = DeepSpeedTrainer(model, config)
     engine = trainer.engine
