@@ -37,12 +37,10 @@ def gpu_record(stage, folder=FOLDER):
     return read_record(f"gpu_{stage}", folder)
 
 
-def not_measured(stage):
-    """Return the sentence for a stage without a record."""
-    return (
-        f"No GPU has been measured for this yet: `make gpu STAGES={stage}` on a machine with one writes "
-        f"`labsupport/recorded/gpu_{stage}.json`, and this place shows it."
-    )
+def not_measured(stages):
+    """Return the sentence for stages without a record. stages: their names, with a space between."""
+    value = f'"{stages}"' if " " in stages else stages
+    return f"No GPU has been measured for this yet: `make gpu STAGES={value}` on a machine with one fills this place."
 
 
 def stamp(record):

@@ -111,7 +111,7 @@ def _entries(folder, stage):
 
 def test_without_a_record_the_page_says_so_and_how_to_make_one(tmp_path):
     for figure in (gpu_records.speed_by_stage(folder=tmp_path), gpu_records.memory_by_stage(folder=tmp_path)):
-        assert "No GPU has been measured" in figure.text and "make gpu STAGES=grid" in figure.text
+        assert "No GPU has been measured" in figure.text and "make gpu STAGES=grid`" in figure.text
 
 
 @WITHOUT_A_GPU

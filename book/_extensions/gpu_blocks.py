@@ -6,20 +6,40 @@ Where no GPU was measured yet a block is the sentence that says so, and how to m
 """
 
 from labsupport import gpu_records
+from labsupport.cards import card
 from labsupport.gpu_records import gpu_record, not_measured, stamp
+from labsupport.gpu_stages import Tier
+from labsupport.memory import plan
 from labsupport.results import FOLDER, read_record
 
 
 def every_record():
     """Every recorded measurement: the command that repeats it, the hardware, the versions, the commit and the date."""
-    lines = ["| Record | Command | Hardware | torch, DeepSpeed | Commit | Date |", "|---|---|---|---|---|---|"]
+    lines = []
     for path in sorted(FOLDER.glob("*.json")):
         record = read_record(path.stem)
-        versions = f"{record['versions']['torch']}, {record['versions']['deepspeed']}"
+        versions = record["versions"]
         lines.append(
-            f"| `{path.stem}` | `{record['command']}` | {record['hardware']} | {versions} | {record['commit']} "
-            f"| {record['date'][:10]} |"
+            f"- `{path.stem}`, by `{record['command']}`: {record['hardware']}; torch {versions['torch']}, DeepSpeed "
+            f"{versions['deepspeed']}; commit `{record['commit']}`, {record['date'][:10]}."
         )
+    return "\n".join(lines)
+
+
+PLANNED_CARDS = ("RTX 4090", "H100", "H200")
+
+
+def gpu_planned():
+    """What `make gpu` will train on three cards, and the peaks that the planner gives its stages. Not measured."""
+    lines = ["| Card | Model, micro-batch | " + " | ".join(f"Stage {stage}" for stage in range(4)) + " |"]
+    lines.append("|---|---|---:|---:|---:|---:|")
+    for name in PLANNED_CARDS:
+        tier = Tier(dry_run=False, ranks=1)
+        tier.environment = {"memory_bytes": card(name).memory_bytes, "precision": "bf16"}
+        model, micro_batch = tier.model("bf16")
+        plans = [plan(model, tier.config(stage, "bf16", micro_batch)) for stage in range(4)]
+        peaks = " | ".join(f"{planned.peak_bytes / 2**30:.1f}" for planned in plans)
+        lines.append(f"| {name} | {model}, {micro_batch} | {peaks} |")
     return "\n".join(lines)
 
 
@@ -34,8 +54,8 @@ def gpu_grid():
 
 
 def gpu_grid_speed_figure():
-    """Stages and precisions: tokens per second."""
-    return _figure(gpu_records.speed_by_stage("grid"))
+    """Stages and precisions: tokens per second; nothing where the table below says that there is no record."""
+    return _figure(gpu_records.speed_by_stage("grid"), "")
 
 
 def gpu_grid_memory_figure():
@@ -44,13 +64,11 @@ def gpu_grid_memory_figure():
 
 
 def gpu_planner():
-    """The planner beside the ledger and the allocator, for the stages and for offload."""
-    return "\n\n".join(_table(stage, gpu_records.memory_table) for stage in ("grid", "offload"))
-
-
-def gpu_planner_settings():
-    """The planner beside the ledger, for the settings that the grid leaves out."""
-    return _table("memory", gpu_records.memory_table)
+    """The planner beside the ledger and the allocator, for the stages, for offload, and for the other settings."""
+    stages = ("grid", "offload", "memory")
+    if not any(map(gpu_record, stages)):
+        return not_measured(" ".join(stages))
+    return "\n\n".join(_table(stage, gpu_records.memory_table) for stage in stages)
 
 
 def gpu_frameworks():
@@ -59,8 +77,8 @@ def gpu_frameworks():
 
 
 def gpu_frameworks_figure():
-    """The same as a figure."""
-    return _figure(gpu_records.speed_by_stage("speed"))
+    """The same as a figure; nothing where there is no record."""
+    return _figure(gpu_records.speed_by_stage("speed"), "")
 
 
 def gpu_trainer():
@@ -74,8 +92,8 @@ def gpu_offload():
 
 
 def gpu_offload_figure():
-    """Offload: the peak by role."""
-    return _figure(gpu_records.memory_by_stage("offload"))
+    """Offload: the peak by role; nothing where there is no record."""
+    return _figure(gpu_records.memory_by_stage("offload"), "")
 
 
 def gpu_largest():
@@ -93,5 +111,8 @@ def _table(stage, table):
     return not_measured(stage) if record is None else f"{table(record)}\n\n{stamp(record)}"
 
 
-def _figure(figure):
-    return figure.text if isinstance(figure, gpu_records.Note) else figure
+def _figure(figure, without=None):
+    """The figure, or in its place `without`, by default the sentence that there is no record."""
+    if not isinstance(figure, gpu_records.Note):
+        return figure
+    return figure.text if without is None else without
