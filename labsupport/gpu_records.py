@@ -118,13 +118,13 @@ def speed_table(record):
         measured, sheet = share_of_peak(entry, record)
         spread = [seconds / statistics.median(result["seconds_per_step"]) - 1 for seconds in result["seconds_per_step"]]
         rows.append((
-            name_of(entry), entry["cell"]["model"], f"{micro_batch_size(entry['cell'])}",
+            _breaking_at_commas(name_of(entry)), f"{entry['cell']['model']}, {micro_batch_size(entry['cell'])}",
             f"{result['tokens_per_second']:,.0f}", f"{result['samples_per_second']:,.1f}",
             _percent(measured), _percent(sheet), f"{max(spread):+.0%}",
             "-" if not result["peak_bytes"] else f"{result['peak_bytes'] / GIB:.2f}",
         ))  # fmt: skip
-    head = ("Run", "Model", "Micro-batch", "Tokens/s", "Samples/s", "MFU of the measured matrix rate",
-            "MFU of 989 TFLOP/s", "Slowest window", "Peak, GiB")  # fmt: skip
+    head = ("Run", "Model, batch", "Tokens/s", "Samples/s", "MFU, measured rate", "MFU, 989 TFLOP/s", "Slowest",
+            "Peak, GiB")  # fmt: skip
     return _table(head, rows) + _did_not_fit(record)
 
 
@@ -141,7 +141,8 @@ def memory_table(record):
         role, predicted, measured = compared["worst_role"]
         worst = f"{role}: {predicted / GIB:.3f} for {measured / GIB:.3f} GiB"
         rows.append((
-            name_of(entry, model=True), f"{compared['states']['at rest'][1] / GIB:.3f}", f"{states:+.1%}",
+            _breaking_at_commas(name_of(entry, model=True)),
+            f"{compared['states']['at rest'][1] / GIB:.3f}", f"{states:+.1%}",
             f"{peak / GIB:.3f}", f"{error:+.1%}" + (" **miss**" if bad else ""), compared["phases"][1], worst,
         ))  # fmt: skip
     head = ("Run", "Model states, GiB", "Planner off by", "Peak on the GPU, GiB", "Planner off by", "Peak is in",
@@ -212,7 +213,7 @@ def memory_by_stage(stage="grid", folder=FOLDER):
     alt = f"Peak of a training step by role, predicted beside measured, {_trained(cells[0])}: " + "; ".join(
         f"{_plain(name)} {total / GIB:.2f} GiB" for name, total in totals.items()
     )
-    return roles_side_by_side(predicted, measured, title, f"{alt}. {stamp(record)}", unit="GiB")
+    return roles_side_by_side(predicted, measured, title, f"{alt}. {_plain(stamp(record))}", unit="GiB")
 
 
 def speed_by_stage(stage="grid", own=None, folder=FOLDER):
@@ -234,7 +235,7 @@ def speed_by_stage(stage="grid", own=None, folder=FOLDER):
         f"{name}: " + ", ".join(f"{_plain(label)} {speed:,.0f}" for label, speed in speeds.items())
         for name, speeds in series.items()
     )
-    return grouped_bars(series, title, f"{alt}. {' '.join(stamps)}", "tokens per second")
+    return grouped_bars(series, title, f"{alt}. {_plain(' '.join(stamps))}", "tokens per second")
 
 
 def run_here(stage, model=None):
@@ -285,7 +286,12 @@ def _trained(entry):
 
 
 def _plain(label):
-    return label.replace("<br>", ", ")
+    return label.replace("<br>", ", ").replace("`", "")
+
+
+def _breaking_at_commas(name):
+    """A name whose lines a narrow column breaks after a comma only: with no-break spaces elsewhere."""
+    return name.replace(" ", "\u00a0").replace(",\u00a0", ", ")
 
 
 def _percent(share):
