@@ -33,7 +33,7 @@ from labsupport import gpu_stages
 from labsupport.errors import LabError, TrainingError
 from labsupport.gpu_cells import OUT_OF_MEMORY
 from labsupport.gpu_run import run_cell, run_fitting
-from labsupport.machine import gpu_count, gpu_name, gpu_obstacle
+from labsupport.machine import can_write, gpu_count, gpu_name, gpu_obstacle
 from labsupport.program import OneSentenceParser
 from labsupport.results import FOLDER, commit, record
 
@@ -69,7 +69,8 @@ def main(arguments=None):
                 f"--memory-gib is {options.memory_gib}: give a number of GiB from 2 up, or 0 for all there is."
             )
         for folder in filter(None, (options.folder, options.nvme_path)):
-            _require_folder(folder)
+            if not can_write(folder):
+                raise LabError(f"{folder} cannot be written: name a folder that you own.")
         return run(options)
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -77,16 +78,6 @@ def main(arguments=None):
     except KeyboardInterrupt:
         print("Stopped by Ctrl-C; the finished cells are kept, the same command goes on.", file=sys.stderr)
         return 130
-
-
-def _require_folder(path):
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        writable = os.access(path, os.W_OK)
-    except OSError:
-        writable = False
-    if not writable:
-        raise LabError(f"{path} cannot be written: name a folder that you own.")
 
 
 def run(options):

@@ -13,7 +13,6 @@ import os
 import sys
 import time
 import warnings
-from pathlib import Path
 
 import torch
 
@@ -26,7 +25,7 @@ from labsupport.config import (
 )
 from labsupport.errors import ConfigError, TrainingError
 from labsupport.hardware import accelerator, fused_adam, gpu_computes_bf16, nvme_obstacle, say_once
-from labsupport.machine import free_port
+from labsupport.machine import can_write, free_port
 from labsupport.model_states import nvme_buffer_bytes, shares_of
 from labsupport.op_builds import prepare_op_builds
 from labsupport.settings import read_settings
@@ -192,14 +191,8 @@ def _check_offload_runs_here(config, model):
             continue
         if reason := nvme_obstacle(accelerator().device_name(), _nvme_buffer_bytes(config, model)):
             raise TrainingError(reason)
-        path = Path(block["nvme_path"])
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            writable = os.access(path, os.W_OK)
-        except OSError:
-            writable = False
-        if not writable:
-            raise TrainingError(f"{key}.nvme_path {path} cannot be written: name a folder that you own.")
+        if not can_write(block["nvme_path"]):
+            raise TrainingError(f"{key}.nvme_path {block['nvme_path']} cannot be written: name a folder that you own.")
 
 
 def _nvme_buffer_bytes(config, model):

@@ -112,12 +112,7 @@ def gpu_obstacle():
 
 def driver_version():
     """Return the version of the NVIDIA driver as nvidia-smi says it; None where it says nothing."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.split("\n")[0].strip() or None if done.returncode == 0 else None
+    return next(iter(_ask_nvidia_smi("driver_version")), None)
 
 
 def default_accelerator(ranks):
@@ -138,12 +133,26 @@ def host_memory_bytes():
 
 def free_gpu_bytes():
     """Return the free memory of the fullest NVIDIA GPU in bytes, as nvidia-smi says; None where it says nothing."""
-    command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    return min((int(line) * 2**20 for line in _ask_nvidia_smi("memory.free") if line.isdigit()), default=None)
+
+
+def _ask_nvidia_smi(what):
+    """What nvidia-smi says of every GPU, a line each, in its own units; nothing where it does not answer."""
+    command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    return min((int(line) * 2**20 for line in done.stdout.split() if line.isdigit()), default=None)
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
+
+
+def can_write(folder):
+    """Return whether that folder is there, or can be made, and can be written to."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        return os.access(folder, os.W_OK)
+    except OSError:
+        return False
 
 
 @cache

@@ -46,3 +46,20 @@ def test_the_hosts_memory_is_what_the_container_may_use(monkeypatch):
     assert machine.host_memory_bytes() >= whole
     monkeypatch.setattr(machine.Path, "read_text", lambda path: "1073741824\n")
     assert machine.host_memory_bytes() == 2**30
+
+
+def test_what_nvidia_smi_says_and_what_it_does_not(monkeypatch, tmp_path):
+    program = tmp_path / "nvidia-smi"
+    program.write_text('#!/bin/sh\ncase "$1" in *driver*) echo 580.1; echo 580.1;; *) echo 900; echo " 500";; esac\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert machine.driver_version() == "580.1" and machine.free_gpu_bytes() == 500 * 2**20
+    program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
+    assert machine.driver_version() is None and machine.free_gpu_bytes() is None
+    program.unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.driver_version() is None
+
+
+def test_a_folder_that_cannot_be_made_cannot_be_written(tmp_path):
+    assert machine.can_write(tmp_path / "a" / "b") and not machine.can_write("/proc/x")
