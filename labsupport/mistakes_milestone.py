@@ -18,13 +18,14 @@ def _config_builder(expression):
 
 
 def _initializer(body):
-    line = "from labsupport.engine import initialize_deepspeed\n"
-    new = f"from labsupport import engine\ndef initialize_deepspeed(model, config):\n    {body}\n"
+    line = "from labsupport.engine import initialize_deepspeed, out_of_gpu_memory\n"
+    new = f"from labsupport import engine\n{line}def initialize_deepspeed(model, config):\n    {body}\n"
     return _ours((line, new))
 
 
 def _update(body):
-    return _ours(("        self.engine.backward(loss)\n        self.engine.step()\n", f"        {body}\n"))
+    inside = " " * 12  # within a method's try
+    return _ours((f"{inside}self.engine.backward(loss)\n{inside}self.engine.step()\n", f"{inside}{body}\n"))
 
 
 def _save(statement):
@@ -73,7 +74,7 @@ MILESTONE = {
         "update. What is returned is not the mean over the ranks of the loss of this batch.",
         (
             _ours((" / torch.distributed.get_world_size()", "")),
-            _ours(("(loss.detach().float()), 1)", "(self._loss(batch).detach().float()), 1)")),
+            _ours(("self._mean_over_ranks(loss), 1)", "self._mean_over_ranks(self._loss(batch).detach().float()), 1)")),
         ),
     ),
     "other losses": Mistake(
