@@ -117,10 +117,8 @@ def test_the_note_on_gathering_the_whole_model_is_true():
             continue
         planned = plan_of(choice)
         shares = model_states.shares_of_number(planned.parameters, planned.settings)
-        whole = (
-            model_states.gathered_bytes(shares, planned.settings)
-            == shares.parameters * planned.settings.parameter_bytes
-        )
+        gathered = model_states.gathered_bytes(shares, planned.settings, on_gpu=True)
+        whole = gathered == shares.parameters * planned.settings.parameter_bytes
         assert shown == whole, choice["model"]
 
 
