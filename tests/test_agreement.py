@@ -49,9 +49,10 @@ def test_the_planner_agrees_with_live_ranks(two_ranks, name):
 def test_the_planner_agrees_with_what_deepspeed_does_on_a_gpu(two_ranks, name):
     """The wrappers, dtypes and copies of FusedAdam and fp16, on processor ranks: all but the GPU's own allocator."""
     run = AS_ON_A_GPU[name]
-    compared = compare(run, two_ranks.run(rank_work.measured_with_fp16, run)[0])
-    assert all(abs(error) <= 1e-4 for *_, error in compared["states"].values()), compared
-    assert abs(compared["peak"][2]) <= agreement.PEAK_TOLERANCE, compared
+    ranks = [compare(run, measured) for measured in two_ranks.run(rank_work.measured_with_fp16, run)]
+    assert all(abs(error) <= 1e-4 for *_, error in ranks[0]["states"].values()), ranks[0]
+    fuller = max(ranks, key=lambda each: each["peak"][1])  # stage 2's peak is planned for the last rank: step_phases
+    assert abs(fuller["peak"][2]) <= agreement.PEAK_TOLERANCE, fuller
 
 
 def test_the_planner_agrees_with_pytorchs_adam_as_it_works_on_a_gpu(two_ranks):
