@@ -21,7 +21,10 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-NEEDED = ("labsupport", "torch", "deepspeed", "transformers", "tqdm", "psutil", "ninja")
+if sys.version_info < (3, 11):
+    print(f"error: {sys.executable} is Python {sys.version.split()[0]}: take 3.11 or newer.", file=sys.stderr)
+    sys.exit(2)
+NEEDED = ("labsupport", "torch", "deepspeed", "transformers", "accelerate", "tqdm", "psutil", "ninja")
 if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
     print(f"error: {sys.executable} has no {', '.join(missing)}: install what is missing, or name it in PYTHONPATH.",
           file=sys.stderr)  # fmt: skip
@@ -46,13 +49,19 @@ def parse(arguments=None):
     add = parser.add_argument
     add("--stages", nargs="+", choices=gpu_stages.STAGES, default=list(gpu_stages.STAGES), metavar="STAGE",
         help=f"which to measure: {', '.join(gpu_stages.STAGES)} (default: all)")  # fmt: skip
-    add("--model", help="the preset of grid, speed, trainer and offload (default: the largest that should fit)")
+    add(
+        "--model", help="the preset of grid, speed, trainer, offload and scaling (default: the largest that should fit)"
+    )
     add("--memory-gib", type=float, default=24.0,
         help="GPU memory that stage `largest` may use, 0 for all (default 24, a workstation card's)")  # fmt: skip
     add("--nvme-path", type=Path, help="a folder on the NVMe drive (default: in the temporary folder)")
     add("--folder", type=Path, default=FOLDER, help="where the records go (default: labsupport/recorded)")
     add("--fresh", action="store_true", help="forget the cells that an interrupted run has finished")
-    add("--dry-run", action="store_true", help="CPU ranks and a tiny model, to see that every stage works")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="CPU ranks and a tiny model, to see that every stage works; needs --folder",
+    )
     return parser.parse_args(arguments)
 
 
@@ -61,7 +70,7 @@ def main(arguments=None):
     try:
         options = parse(arguments)
         if not options.dry_run and (reason := gpu_obstacle()):
-            raise LabError(f"{reason} With --dry-run every stage runs on the processor.")
+            raise LabError(f"{reason} `--dry-run --folder dry` tries every stage on the processor.")
         if options.dry_run and options.folder == FOLDER:
             raise LabError("A dry run measures nothing worth recording: name another folder with --folder.")
         if options.memory_gib != 0 and not 2 <= options.memory_gib < float("inf"):

@@ -40,7 +40,9 @@ def gpu_record(stage, folder=FOLDER):
 def not_measured(stages):
     """Return the sentence for stages without a record. stages: their names, with a space between."""
     value = f'"{stages}"' if " " in stages else stages
-    return f"No GPU has been measured for this yet: `make gpu STAGES={value}` on a machine with one fills this place."
+    where = "two or more" if stages == "scaling" else "one"
+    command = f"run `make gpu STAGES={value}` on a machine with {where}, then `make book`"
+    return f"No GPU has been measured for this yet: {command}."
 
 
 def stamp(record):
@@ -145,7 +147,7 @@ def memory_table(record):
             f"{compared['states']['at rest'][1] / GIB:.3f}", f"{states:+.1%}",
             f"{peak / GIB:.3f}", f"{error:+.1%}" + (" **miss**" if bad else ""), compared["phases"][1], worst,
         ))  # fmt: skip
-    head = ("Run", "Model states, GiB", "Planner off by", "Peak on the GPU, GiB", "Planner off by", "Peak is in",
+    head = ("Run", "Model states, GiB", "States off by", "Peak on the GPU, GiB", "Peak off by", "Peak is in",
             "Role furthest off")  # fmt: skip
     return _table(head, rows) + _did_not_fit(record)
 

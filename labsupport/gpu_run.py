@@ -59,8 +59,10 @@ def run_fitting(cell, run=run_cell, say=print):
 def _silent_end(status, lines):
     """What to write of a cell whose process ended without a word of its own."""
     if status is None:
-        return {"error": f"It took longer than {CELL_SECONDS} s and was stopped.", OUT_OF_MEMORY: False}
+        way_out = "name a smaller --model, or a faster drive with --nvme-path"
+        return {"error": f"It took longer than {CELL_SECONDS} s and was stopped: {way_out}.", OUT_OF_MEMORY: False}
     if status in (-9, 137):  # the kernel's out-of-memory killer leaves nothing else behind
-        return {"error": "The host ran out of memory, and the kernel ended the process.", OUT_OF_MEMORY: True}
+        way_out = "close other programs, or name a smaller --model"
+        return {"error": f"The host ran out of memory, and the kernel ended it: {way_out}.", OUT_OF_MEMORY: True}
     tail = [line.strip() for line in lines if line.strip()][-3:]
     return {"error": f"The process ended with status {status}: {' / '.join(tail)[-500:]}", OUT_OF_MEMORY: False}

@@ -47,13 +47,15 @@ class Machine:
 
 def describe_machine():
     """Return the Machine that this process sees: accelerator, precision and optimizer that run here."""
+    # Asked first: with no GPU that torch can use, accelerator() chooses the processor as if the reader had.
+    unused_gpu = gpu_obstacle() if has_gpu_device() and "DS_ACCELERATOR" not in os.environ else ""
     name = accelerator().device_name()
     prepare_op_builds(name)
     no_nvme = nvme_obstacle(name, LOCKED_BY_LABS_BYTES)
     fused, reason = fused_adam(name)
     on_gpu = name == "cuda"
-    if not on_gpu and "DS_ACCELERATOR" not in os.environ and has_gpu_device():
-        say_once(f"Note: the ranks run on the processor. {gpu_obstacle()}")
+    if unused_gpu:
+        say_once(f"Note: the ranks run on the processor. {unused_gpu}")
     return Machine(
         accelerator=name,
         device=torch.cuda.get_device_name(0) if on_gpu else platform.processor() or platform.machine(),
@@ -100,7 +102,7 @@ def gpu_computes_bf16():
 def fused_adam(accelerator_name):
     """Whether to use DeepSpeed's FusedAdam here, and why not."""
     if accelerator_name != "cuda":
-        return False, "there is no GPU to compile FusedAdam for"
+        return False, "the ranks run on the processor, and FusedAdam is for GPUs"
     return _fused_adam_on_cuda()
 
 

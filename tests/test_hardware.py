@@ -1,5 +1,7 @@
 """What this machine gets: accelerator, precision, optimizer, and why not another."""
 
+import os
+
 import pytest
 
 from labsupport import hardware
@@ -18,3 +20,20 @@ def test_a_toolkit_that_does_not_match_names_the_way_out_that_applies(toolkit, c
     sentence = hardware._toolkit_mismatch(toolkit, cuda)
     assert f"nvcc is {toolkit[0]}.{toolkit[1]} and torch was built with CUDA {cuda}" in sentence and words in sentence
     assert ("DS_SKIP_CUDA_CHECK" in sentence) == (toolkit[0] == 13), "another major version cannot be skipped"
+
+
+def test_a_gpu_that_cannot_be_used_is_told_although_the_processor_is_chosen(monkeypatch, capsys):
+    monkeypatch.delenv("DS_ACCELERATOR")
+    monkeypatch.setattr(hardware, "has_gpu_device", lambda: True)
+    monkeypatch.setattr(
+        hardware,
+        "gpu_obstacle",
+        lambda: f"Install a newer driver, {os.environ.get('DS_ACCELERATOR', 'nothing')} chosen.",
+    )
+    hardware.say_once.cache_clear()
+    assert hardware.describe_machine().accelerator == "cpu"
+    assert "on the processor. Install a newer driver, nothing chosen." in capsys.readouterr().out
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")  # the reader's own choice needs no note
+    hardware.say_once.cache_clear()
+    hardware.describe_machine()
+    assert capsys.readouterr().out == ""
