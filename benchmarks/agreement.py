@@ -19,7 +19,7 @@ from labsupport import agreement
 from labsupport.cluster import Ranks
 from labsupport.config import offload_devices
 from labsupport.hardware import describe_machine
-from labsupport.results import record
+from labsupport.records import record
 
 ROOT = Path(__file__).parent.parent
 PROGRESS = ROOT / "_build" / "agreement.json"

@@ -33,12 +33,12 @@ if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None
 from tqdm import tqdm
 
 from labsupport import gpu_stages
+from labsupport.command_line import OneSentenceParser
 from labsupport.errors import LabError, TrainingError
 from labsupport.gpu_cells import OUT_OF_MEMORY
 from labsupport.gpu_run import run_cell, run_fitting
 from labsupport.machine import can_write, gpu_count, gpu_name, gpu_obstacle
-from labsupport.program import OneSentenceParser
-from labsupport.results import FOLDER, commit, record
+from labsupport.records import FOLDER, commit, record
 
 ROOT = Path(__file__).parent.parent
 

@@ -175,7 +175,7 @@ def main():
     """Measure every page, print a line for each, and record."""
     from playwright.sync_api import sync_playwright
 
-    from labsupport.results import record
+    from labsupport.records import record
 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not chromium or not built_pages():

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from labsupport.errors import TrainingError
 from labsupport.live_training import LiveTraining, obstacle
-from labsupport.program import WARM_UP_STEPS
-from labsupport.results import record
+from labsupport.records import record
+from labsupport.runs import WARM_UP_STEPS
 from labsupport.selector_runs import STEPS, label, run_arguments
 from labsupport.stage_table import DEFAULT
 

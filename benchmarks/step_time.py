@@ -150,7 +150,7 @@ def main():
     """Measure, fit, predict, print and record."""
     from labsupport.cluster import Ranks
     from labsupport.hardware import describe_machine
-    from labsupport.results import record
+    from labsupport.records import record
 
     machine = describe_machine()
     measured, configs = {"preset": PRESET, "micro_batch": MICRO_BATCH, "sequence": SEQUENCE, "worlds": {}}, {}

@@ -61,7 +61,7 @@ def main():
     """Measure, print, and record."""
     from labsupport.cluster import start_ranks
     from labsupport.hardware import describe_machine
-    from labsupport.results import record
+    from labsupport.records import record
 
     machine = describe_machine()
     ranks = start_ranks(RANKS)

@@ -10,7 +10,7 @@ import os
 from labsupport import walkthrough
 from labsupport.cluster import Ranks
 from labsupport.hardware import describe_machine
-from labsupport.results import record
+from labsupport.records import record
 
 
 def main():

@@ -116,9 +116,9 @@ def measure(run, nvme_path=None):
 
     import torch
 
-    from labsupport.deepspeed_trainer import DeepSpeedTrainer
     from labsupport.ledger import other_bytes
     from labsupport.models import build_model, checkpoint_activations
+    from labsupport.trainer import DeepSpeedTrainer
 
     base = other_bytes()
     config = with_nvme_path(run["config"], nvme_path) if nvme_path else run["config"]

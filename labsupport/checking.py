@@ -23,7 +23,8 @@ import threading
 import time
 from pathlib import Path
 
-from labsupport.judging import Exercise, Mistaken, NotAttempted, Unusable, first_line
+from labsupport.judging import Exercise, Mistaken, NotAttempted, Unusable
+from labsupport.wording import first_line
 
 START_SECONDS = 600  # an op that was never compiled on this machine takes up to a minute of it
 PEER_SECONDS = 3  # how long the other ranks may take once one has found the answer wrong

@@ -1,8 +1,9 @@
 """The stage comparison behind `--compare`: real runs of stages 0 to 3, side by side."""
 
+from labsupport.command_line import write_json
 from labsupport.errors import LabError
 from labsupport.launch import run_program
-from labsupport.program import mebibytes, write_json
+from labsupport.wording import mebibytes
 
 BEST_FOR = {
     0: "models that fit whole on every rank",

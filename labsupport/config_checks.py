@@ -4,6 +4,7 @@
 """
 
 import difflib
+import math
 
 from labsupport.errors import ConfigError
 
@@ -189,3 +190,9 @@ def _check_batch_triple(config, world_size):
             f"{' times a whole number' if free else ''}: set train_batch_size to {product if not free else nearest}, "
             "or leave it out and DeepSpeed infers it."
         )
+
+
+def require_count(name, value):
+    """Raise ConfigError, naming `name`, unless `value` is a finite number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (1 <= value < math.inf):
+        raise ConfigError(f"{name} is {value!r}: give a number of at least 1.")

@@ -7,20 +7,33 @@
 What the program does with its arguments stands in labsupport/program.py.
 """
 
+import argparse
 import itertools
 import os
-import pickle
+import socket
+import statistics
 import sys
 import time
-import warnings
+from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
-from labsupport.checkpoints import checked_tag, require_possible_folder
-from labsupport.config import create_deepspeed_config, create_offload_config
-from labsupport.engine import initialize_deepspeed, out_of_gpu_memory
-from labsupport.errors import CheckpointError, ConfigError, LabError, TrainingError
+from labsupport.command_line import OneSentenceParser, write_json
+from labsupport.config import (
+    config_precision,
+    create_deepspeed_config,
+    create_offload_config,
+    offload_devices,
+    read_config,
+    zero_stage,
+)
+from labsupport.engine import initialize_deepspeed
+from labsupport.errors import ConfigError, LabError, TrainingError
+from labsupport.models import PRESETS
+from labsupport.records import versions
+from labsupport.runs import WARM_UP_STEPS
+from labsupport.trainer import (
+    DeepSpeedTrainer,
+)
+from labsupport.wording import banner, ranks_in_words
 
 __all__ = [
     "DeepSpeedTrainer",
@@ -30,279 +43,10 @@ __all__ = [
     "main",
 ]
 
-# The caller's state is saved under one key of ours. DeepSpeed lays client_state over its own dict, so a
-# caller's "module" or "global_steps" would overwrite the engine's.
-CLIENT_STATE_KEY = "labsupport_client_state"
-STEPS_BETWEEN_LOSS_CHECKS = 10
-
-
-class DeepSpeedTrainer:
-    """Train, evaluate, save and resume a model through a DeepSpeed engine.
-
-    model: a torch module, with the config to initialise DeepSpeed from; or an engine that
-    `initialize_deepspeed` returned, with no config. optimizer: as for `initialize_deepspeed`.
-    loss_fn: for a model that returns no loss itself; called as loss_fn(output, target).
-
-    A batch is a dict (given to the model by name), a tuple or list (by position), or one tensor. With a
-    loss_fn the target is the dict's "labels", what follows the tuple's first item, or the tensor itself.
-    Every method is collective: every rank must call it, the same number of times.
-    """
-
-    def __init__(self, model, config=None, *, optimizer=None, loss_fn=None):
-        if hasattr(model, "backward") and hasattr(model, "save_checkpoint"):
-            if config is not None or optimizer is not None:
-                raise ConfigError("The engine already has its config and its optimizer: pass the engine alone.")
-            self.engine, self.lr_scheduler = model, model.lr_scheduler
-        elif config is None:
-            raise ConfigError("The trainer got a model without a config: pass create_deepspeed_config(...) too.")
-        else:
-            self.engine, _, _, self.lr_scheduler = initialize_deepspeed(model, config, optimizer)
-        self.loss_fn = loss_fn
-        self._has_trained = False
-
-    def train_step(self, batch):
-        """Run one micro-batch forward, backward and step; return its loss, the mean over ranks, as a float.
-
-        With gradient accumulation, DeepSpeed updates the weights on every gradient_accumulation_steps-th
-        call. Raises TrainingError when the loss is not finite.
-        """
-        loss = self._forward_backward_step(batch)
-        return self._finite(self._mean_over_ranks(loss), 1)
-
-    def train_epoch(self, dataloader, max_steps=None, progress=True, on_step=None):
-        """Train on every micro-batch of `dataloader` and return the mean loss over batches and ranks.
-
-        max_steps: stop after that many micro-batches. progress: a bar on rank 0, with the loss. on_step:
-        called on every rank with (step, loss) where the loss is read, every 10 micro-batches, because
-        reading it waits for the device. An accumulation window that the loader leaves unfinished goes on
-        with the next call. Raises TrainingError for an empty loader and for a loss that is not finite.
-        """
-        self.engine.train()
-        total, steps, window, in_window = 0.0, 0, 0.0, 0
-        length = _length(dataloader, max_steps)
-        hidden = not progress or self.rank != 0 or "TQDM_DISABLE" in os.environ
-        with tqdm(total=length, disable=hidden, unit="batch", desc="training") as bar:
-            for batch in _ahead(itertools.islice(dataloader, max_steps), self.engine.device):
-                loss = self._forward_backward_step(batch)
-                window, in_window, steps = window + loss, in_window + 1, steps + 1
-                if in_window == STEPS_BETWEEN_LOSS_CHECKS or steps == length:
-                    mean = self._finite(self._mean_over_ranks(window / in_window), in_window)
-                    total, window, in_window = total + mean * in_window, 0.0, 0
-                    bar.set_postfix(loss=f"{mean:.3f}", refresh=False)
-                    if on_step is not None:
-                        on_step(steps, mean)
-                bar.update()
-        if steps == 0:
-            raise TrainingError(
-                "The dataloader gave no batch: check that it holds at least one whole micro-batch per rank."
-            )
-        if in_window:
-            total += self._finite(self._mean_over_ranks(window / in_window), in_window) * in_window
-        return total / steps
-
-    @torch.no_grad()
-    def evaluate(self, dataloader, max_steps=None):
-        """Return the mean loss over batches and ranks, without training; the model is left as it was.
-
-        Each rank must give the same number of batches: under ZeRO-3 a forward pass is itself collective.
-        """
-        training = self.engine.module.training
-        self.engine.eval()
-        losses = []
-        try:
-            for batch in itertools.islice(dataloader, max_steps):
-                losses.append(self._loss(batch).detach().float())
-                if not self._has_trained:
-                    _forget_order_of_modules(self.engine)
-        finally:
-            self.engine.train(training)
-        if not losses:
-            raise TrainingError("The dataloader gave no batch to evaluate: check that it holds at least one per rank.")
-        return float(self._mean_over_ranks(torch.stack(losses).mean()))
-
-    def save_checkpoint(self, path, client_state=None, tag=None):
-        """Save weights, optimizer, scheduler, counters and the caller's own state; return the tag.
-
-        client_state: any picklable dict, any keys; rank 0's is saved. tag: the folder inside `path`, by
-        default global_step<N>. Between the micro-batches of one step DeepSpeed saves no gradients: it warns.
-        Raises CheckpointError where `path` cannot be a folder, or the state cannot be pickled.
-        """
-        engine, path = self.engine, str(path)
-        tag = str(tag if tag is not None else f"global_step{engine.global_steps}")
-        pending = engine.micro_steps % engine.gradient_accumulation_steps()
-        if pending and self.rank == 0:
-            warnings.warn(
-                "The checkpoint falls inside an accumulation window: the gradients of "
-                f"{pending} micro-batches are not saved.",
-                stacklevel=2,
-            )
-        require_possible_folder(path)
-        state = {CLIENT_STATE_KEY: _picklable_dict(client_state)}
-        try:
-            engine.save_checkpoint(path, tag=tag, client_state=state)
-        except OSError as error:
-            raise CheckpointError(f"The checkpoint {path}/{tag} was not saved: {error.strerror or error}.") from error
-        return tag
-
-    def load_checkpoint(self, path, tag=None):
-        """Load everything that save_checkpoint saved and return the caller's own client state, and only that.
-
-        tag: the folder inside `path`, by default the one that the file `latest` names. A checkpoint is a
-        pickle: load only what you trust. Raises CheckpointError for a path that is missing or a file, for a
-        tag that is not there, and for a checkpoint of another number of ranks.
-        """
-        engine, path = self.engine, str(path)
-        tag = checked_tag(path, tag, universal=engine.load_universal_checkpoint())
-        try:
-            loaded, state = engine.load_checkpoint(path, tag=tag)
-        except Exception as error:
-            if "DP world size" in str(error):
-                saved = engine.loaded_checkpoint_dp_world_size
-                raise CheckpointError(
-                    f"The checkpoint {path}/{tag} was saved on {saved} ranks and this run has "
-                    f"{torch.distributed.get_world_size()}: resume on {saved}, or convert it with "
-                    "deepspeed.checkpoint.ds_to_universal and set checkpoint.load_universal."
-                ) from error
-            first_line = (str(error).strip().splitlines() or ["no message"])[0]
-            raise CheckpointError(
-                f"The checkpoint {path}/{tag} does not load into this engine ({type(error).__name__}: "
-                f"{first_line[:200]}): use the model, the ZeRO stage and the precision that it was saved with."
-            ) from error
-        if loaded is None:
-            raise CheckpointError(f"DeepSpeed found no checkpoint at {path}/{tag}: choose another path or tag.")
-        return state.get(CLIENT_STATE_KEY, {})
-
-    def _forward_backward_step(self, batch):
-        """Train on one micro-batch and return its loss, on the device; waits for that only where DeepSpeed does."""
-        self._has_trained = True
-        try:
-            loss = self._loss(batch)
-            self.engine.backward(loss)
-            self.engine.step()
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"{out_of_gpu_memory()} at micro-batch {self.engine.micro_steps + 1}: take a smaller micro-batch, "
-                "activation checkpointing, a higher stage or offload; the last saved checkpoint is untouched."
-            ) from error
-        return loss.detach().float()
-
-    def _loss(self, batch):
-        inputs, keywords, target = _split(_to_device(batch, self.engine.device), self.loss_fn is not None)
-        dtype = self.engine.get_data_types()[0]
-        output = self.engine(*_cast(inputs, dtype), **_cast(keywords, dtype))
-        if self.loss_fn is not None:
-            return self.loss_fn(output, *target)
-        loss = output if isinstance(output, torch.Tensor) else getattr(output, "loss", None)
-        if loss is None and isinstance(output, tuple | list):
-            loss = output[0]
-        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-            raise TrainingError(
-                f"The model returned {type(output).__name__} without a scalar loss: put the labels in the batch, "
-                "or give loss_fn."
-            )
-        return loss
-
-    def _finite(self, mean, micro_batches):
-        """A mean over ranks as a float; every rank sees the same number, so all stop together."""
-        mean = float(mean)
-        if mean != mean or mean in (float("inf"), float("-inf")):
-            where = f"at micro-batch {self.engine.micro_steps}"
-            if micro_batches > 1:
-                where = f"within the {micro_batches} micro-batches up to {self.engine.micro_steps}"
-            raise TrainingError(
-                f"The loss became {mean} {where}: lower the learning rate, turn clipping on, or look at that data; "
-                "the last saved checkpoint is untouched."
-            )
-        return mean
-
-    def _mean_over_ranks(self, value):
-        value = value.clone()
-        torch.distributed.all_reduce(value)
-        return value / torch.distributed.get_world_size()
-
-    @property
-    def rank(self):
-        """This process's global rank."""
-        return torch.distributed.get_rank()
-
-
-def _forget_order_of_modules(engine):
-    """Let stage 3 of DeepSpeed 0.19.8 not take a forward pass without a backward pass for a training step.
-
-    Else it caches that a parameter is not used again in the backward pass, for good, and gathers it twice in every
-    later step: runtime/zero/partitioned_param_coordinator.py, __params_to_release.
-    """
-    offload = getattr(engine.optimizer, "parameter_offload", None)
-    coordinator = offload.get_param_coordinator() if offload is not None else None
-    if coordinator is not None and not coordinator.is_invalid_trace():
-        coordinator._invalidate_trace()
-
-
-def _picklable_dict(client_state):
-    """A copy of the caller's state; checked on every rank before saving, so that none waits for one that failed."""
-    if client_state is not None and not isinstance(client_state, dict):
-        raise CheckpointError(f"client_state is {type(client_state).__name__}: pass a dict, or None.")
-    try:
-        pickle.dumps(client_state)
-    except Exception as error:  # what cannot be pickled says so in a class of its own choosing
-        raise CheckpointError(
-            f"client_state cannot be pickled ({error}): keep numbers, text and tensors in it."
-        ) from error
-    return dict(client_state or {})
-
-
-def _ahead(batches, device):
-    """Yield the batches on the device, each copied there while the one before it is trained on."""
-    waiting = None
-    for batch in batches:
-        batch = _to_device(batch, device)
-        if waiting is not None:
-            yield waiting
-        waiting = batch
-    if waiting is not None:
-        yield waiting
-
-
-def _to_device(batch, device):
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
-    if hasattr(batch, "items"):
-        return {key: _to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        return tuple(_to_device(value, device) for value in batch)
-    return batch
-
-
-def _split(batch, has_loss_fn):
-    """Split a batch into the model's positional and named inputs and, for a loss_fn, its targets."""
-    if isinstance(batch, dict):
-        named = {key: value for key, value in batch.items() if not (has_loss_fn and key == "labels")}
-        return (), named, (batch["labels"],) if "labels" in batch else (batch,)
-    if isinstance(batch, tuple):
-        return (batch[:1], {}, batch[1:]) if has_loss_fn else (batch, {}, ())
-    return (batch,), {}, (batch,)
-
-
-def _cast(inputs, dtype):
-    """Give the model real numbers in its own precision; DeepSpeed itself casts inputs only where told to."""
-    if isinstance(inputs, dict):
-        return {key: _cast((value,), dtype)[0] for key, value in inputs.items()}
-    return tuple(
-        value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value for value in inputs
-    )
-
-
-def _length(dataloader, max_steps):
-    try:
-        length = len(dataloader)
-    except TypeError:  # a generator has no length
-        return max_steps
-    return length if max_steps is None else min(length, max_steps)
-
 
 def main(arguments=None):
     """Run the program and return its exit status: 0, 2 for a mistake told in one sentence, 130 for Ctrl-C."""
-    from labsupport import program
+    from labsupport import deepspeed_trainer as program
 
     try:
         return program.run(arguments)
@@ -317,9 +61,268 @@ def main(arguments=None):
         return 130
 
 
+VALIDATION_BATCHES = 4
+
+
+def parse(arguments=None):
+    """Return the program's arguments; raises LabError for one that it does not know."""
+    parser = OneSentenceParser(
+        prog="deepspeed_trainer.py",
+        description="Train a byte-level language model on Python's standard library with DeepSpeed.",
+    )
+    add = parser.add_argument
+    add("--stage", type=int, default=2, choices=(0, 1, 2, 3), help="ZeRO stage (default 2)")
+    add("--offload", nargs="?", const="cpu", default="none", choices=("none", "cpu", "nvme"),
+        help="move optimizer states, and at stage 3 parameters, to the CPU or to NVMe")  # fmt: skip
+    add("--nvme-path", help="folder on the NVMe drive, for --offload nvme")
+    add("--config", metavar="FILE", help="a ds_config.json; it decides stage, precision, offload and batch")
+    add(
+        "--precision",
+        default="auto",
+        choices=("auto", "bf16", "fp16", "fp32"),
+        help="default: what this machine runs best",
+    )
+    add("--model", choices=tuple(PRESETS), help="default: 1m on a CPU, 85m on a GPU")
+    add("--steps", type=int, default=60, help="optimizer steps of the whole run (default 60)")
+    add("--micro-batch", type=int, default=4, help="samples per rank per forward pass (default 4)")
+    add("--accumulation", type=int, default=1, help="micro-batches per optimizer step (default 1)")
+    add("--sequence-length", type=int, default=128, help="bytes per sample (default 128)")
+    add("--lr", type=float, default=1e-3, help="learning rate (default 0.001)")
+    add("--seed", type=int, default=0)
+    add("--save", metavar="DIR", help="save a checkpoint here at the end")
+    add(
+        "--resume",
+        metavar="DIR",
+        help="load the checkpoint here first, go on to --steps, and save here again",
+    )
+    add("--activation-checkpointing", action="store_true", help="recompute activations in the backward pass")
+    add("--compile", action="store_true", help="compile each transformer layer with torch.compile")
+    add("--json", metavar="FILE", help="write the result here")
+    add("--events", metavar="FILE", help="write each step here as it happens, one JSON line each")
+    add("--compare", action="store_true", help="run stages 0 to 3 one after the other and print a table")
+    add("--ranks", type=int, help="ranks for --compare (default: one a GPU; 2 on a CPU)")
+    add("--hostfile", metavar="FILE", help="hand over to the deepspeed launcher on these hosts")
+    add("--local_rank", type=int, help=argparse.SUPPRESS)  # older launchers pass it
+    options = parser.parse_args(arguments)
+    for name in ("steps", "micro_batch", "accumulation", "sequence_length"):
+        if getattr(options, name) < 1:
+            raise LabError(
+                f"--{name.replace('_', '-')} is {getattr(options, name)}: give a whole number of at least 1."
+            )
+    if options.sequence_length < 2:
+        raise LabError("--sequence-length is 1: a next byte needs at least 2.")
+    return options
+
+
+def run(arguments=None):
+    """Do what the command line asks for and return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = parse(arguments)
+    for what, path in (("result", options.json), ("events", options.events)):
+        if path and not Path(path).resolve().parent.is_dir():
+            raise LabError(f"Cannot write the {what} to {path}: its folder does not exist; choose another file.")
+    if options.hostfile:
+        return _hand_over_to_launcher(options.hostfile, arguments)
+    if options.compare:
+        from labsupport.compare import compare_stages
+
+        return compare_stages(options)
+    result = train(options)
+    if result is not None:
+        print(banner(result), flush=True)
+        if options.json:
+            write_json(options.json, result)
+    return 0
+
+
+def train(options):
+    """Train on this rank as `options` ask and return the result on rank 0, None on the others."""
+    from labsupport.engine import start_distributed
+    from labsupport.hardware import describe_machine
+    from labsupport.launch import end_with_the_launcher
+
+    end_with_the_launcher()
+    start_distributed()
+    import torch
+
+    from labsupport.corpus import endless_batches, text_loader
+    from labsupport.ledger import held_by_place
+    from labsupport.models import build_model, checkpoint_activations, compile_layers, count_parameters
+    from labsupport.run_report import Events, measure
+    from labsupport.trainer import DeepSpeedTrainer
+
+    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    say = print if rank == 0 else (lambda *_, **__: None)
+    events = Events(options.events if rank == 0 else None)
+    events.write("starting", message=f"{ranks_in_words(world_size)} up; the model is being built.")
+    machine = describe_machine()
+    preset = options.model or ("85m" if machine.accelerator == "cuda" else "1m")
+    longest = PRESETS[preset].longest_sequence
+    if options.sequence_length > longest:
+        raise LabError(
+            f"--sequence-length is {options.sequence_length}: the model {preset} reads at most {longest} bytes."
+        )
+    config = make_config(options, machine, world_size)
+    say(f"Machine: {machine}.", flush=True)
+    say(
+        f"Model: {preset}, {ranks_in_words(world_size)}, stage {zero_stage(config)}, {config_precision(config)}.",
+        flush=True,
+    )
+
+    if rank == 0 and machine.accelerator == "cuda":
+        _require_memory(options, preset, config, world_size)
+    model = build_model(preset, options.seed)
+    if options.activation_checkpointing:
+        checkpoint_activations(model)
+    if options.compile:
+        if zero_stage(config) == 3:
+            say("Note: stage 3's hooks break torch.compile's graphs at every module, so --compile gains little here.")
+        compile_layers(model)
+    trainer = DeepSpeedTrainer(model, config)
+    engine = trainer.engine
+    micro_batch, accumulation = engine.train_micro_batch_size_per_gpu(), engine.gradient_accumulation_steps()
+    window = (micro_batch, rank, world_size, options.sequence_length)
+    training_batches = endless_batches(text_loader(*window, seed=options.seed))
+    validation = list(itertools.islice(text_loader(*window, split="validation"), VALIDATION_BATCHES))
+    base = held_by_place(engine)["host"]["other"]  # what has no role before the first step is the text
+
+    done = 0
+    if options.resume:
+        done = trainer.load_checkpoint(options.resume).get("steps", engine.global_steps)
+        say(f"Resumed {options.resume} after step {done}.", flush=True)
+        if done >= options.steps:
+            raise TrainingError(f"The checkpoint {options.resume} already has {done} steps: ask for more with --steps.")
+    initial_loss = trainer.evaluate(validation)
+    for _ in range(done * accumulation):
+        next(training_batches)
+    losses, step_seconds = _timed_steps(
+        trainer, training_batches, options.steps - done, accumulation, events.of_steps(engine, done, options.steps)
+    )
+    events.write("measuring", message="The steps are done; one more is measured.")
+    final_loss = trainer.evaluate(validation)
+
+    if options.save or options.resume:
+        folder = options.save or options.resume
+        say(f"Saved {folder}/{trainer.save_checkpoint(folder, {'steps': options.steps})}.", flush=True)
+    measured = measure(trainer, list(itertools.islice(training_batches, accumulation)), base)
+    counted = step_seconds[WARM_UP_STEPS:] or step_seconds
+    if rank != 0:
+        return None
+    return {
+        "stage": zero_stage(config),
+        "world_size": world_size,
+        "accelerator": machine.accelerator,
+        "precision": config_precision(config),
+        "offload": dict(zip(("optimizer", "parameters"), offload_devices(config), strict=True)),
+        "model": preset,
+        "parameters": count_parameters(engine.module),
+        "activation_checkpointing": options.activation_checkpointing,
+        "initial_loss": initial_loss,
+        "final_loss": final_loss,
+        "losses": losses,
+        "samples_per_second": engine.train_batch_size() / statistics.median(counted),
+        "step_seconds": counted,
+        "warm_up_steps": min(WARM_UP_STEPS, len(step_seconds) - len(counted)),
+        "steps": options.steps,
+        **measured,
+        "config": config,
+        "seed": options.seed,
+        "hardware": str(machine),
+        "versions": versions(),
+    }
+
+
+def make_config(options, machine, world_size):
+    """Return the config that the options name: the file's, or one built for this machine."""
+    if options.config:
+        return read_config(options.config)
+    if options.offload != "none" and options.stage == 0:
+        raise ConfigError(
+            "--offload at --stage 0 would do nothing, because nothing is partitioned: use stage 1, 2 or 3."
+        )
+    offload = options.offload if options.offload != "none" else False
+    return create_deepspeed_config(
+        stage=options.stage,
+        precision=machine.precision if options.precision == "auto" else options.precision,
+        train_batch_size=options.micro_batch * options.accumulation * world_size,
+        gradient_accumulation_steps=options.accumulation,
+        offload_optimizer=offload,
+        offload_param=offload if options.stage == 3 else False,
+        nvme_path=options.nvme_path,
+        world_size=world_size,
+        lr=options.lr,
+    )
+
+
+def _require_memory(options, preset, config, world_size):
+    """Raise TrainingError where the planner says that this run does not fit, before minutes go into finding out."""
+    from labsupport.memory import plan
+    from labsupport.obstacle import too_large
+
+    try:
+        planned = plan(
+            preset,
+            config,
+            world_size=world_size,
+            sequence_length=options.sequence_length,
+            activation_checkpointing=options.activation_checkpointing,
+        )
+    except ConfigError:
+        return  # an optimizer that the planner does not know; what is wrong with a config, the engine says
+    if reason := too_large(planned, preset, "cuda"):
+        raise TrainingError(reason)
+
+
+def _timed_steps(trainer, batches, steps, accumulation, after_step):
+    """Train `steps` optimizer steps with a progress bar on rank 0 and return the losses and the seconds of each."""
+    from tqdm import tqdm
+
+    trainer.engine.train()
+    losses, seconds = [], []
+    with tqdm(total=steps, disable=trainer.rank != 0, unit="step", desc="training", mininterval=1.0) as bar:
+        for _ in range(steps):
+            start = time.perf_counter()
+            losses.append(sum(trainer.train_step(next(batches)) for _ in range(accumulation)) / accumulation)
+            seconds.append(time.perf_counter() - start)
+            after_step(losses[-1], seconds[-1])
+            bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+            bar.update()
+    return losses, seconds
+
+
+def _hand_over_to_launcher(hostfile, arguments):
+    """Start the deepspeed launcher over the hostfile, with these arguments less --hostfile itself."""
+    from labsupport.launch import (
+        PROGRAM,
+        check_hostfile,
+        launcher_command,
+        launcher_environment,
+        run_to_the_end,
+    )
+
+    hosts = check_hostfile(hostfile)
+    if int(os.environ.get("RANK", "0")) != 0:
+        return 0  # the first rank hands over for all
+    kept, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument == "--hostfile":
+            skip = True
+        elif not argument.startswith(("--hostfile=", "--local_rank=")):
+            kept.append(argument)
+    launcher = launcher_command(hostfile=hostfile)
+    if set(hosts) <= {"localhost", "127.0.0.1", socket.gethostname()}:
+        # DeepSpeed asks ssh for this machine's own address too, and fails where no ssh server runs.
+        launcher += ["--no_ssh_check", "--master_addr", "127.0.0.1"]
+    command = [*launcher, str(PROGRAM), *kept]
+    print(f"Handing over: deepspeed --hostfile {hostfile} {PROGRAM.name} {' '.join(kept)}", flush=True)
+    status, _ = run_to_the_end(command, launcher_environment(), on_line=lambda line: print(line, flush=True))
+    return status
+
+
 if __name__ == "__main__":
     # Run as a file, this module is called __main__: take the imported one, so that no class exists twice.
-    from labsupport.deepspeed_trainer import main
     from labsupport.engine import end_rank
 
     end_rank(main())

@@ -11,12 +11,12 @@ from labsupport.judging import (
     Unusable,
     call,
     describe,
-    first_line,
     parsed_by_deepspeed,
     require_dict,
     require_number,
 )
 from labsupport.training_checks import all_near, near, running_engine, sgd_config, watch_calls, zero_block
+from labsupport.wording import first_line
 
 GRADIENTS = (((3.0, 7.0), (5.0, 13.0)), ((1.0, 4.0), (2.0, 1.0)))  # of two windows, each for rank 0 and for rank 1
 

@@ -8,8 +8,9 @@ import cloudpickle
 from labsupport import mistakes_checkpointing as mistakes
 from labsupport.checkpoint_checks import adam_config, apart, common_folder, flat_weights, kept_engines, train_steps
 from labsupport.exercises_resuming import CLIENT_STATE, OTHER_RANKS
-from labsupport.judging import Exercise, Mistaken, Unusable, call, describe, first_line, is_number
+from labsupport.judging import Exercise, Mistaken, Unusable, call, describe, is_number
 from labsupport.meeting import Meeting
+from labsupport.wording import first_line
 
 POSITION = 17  # batches read after two steps: no other number of the engine
 

@@ -7,17 +7,9 @@ from functools import cache
 
 from labsupport import mistakes_initialize as mistakes
 from labsupport.config_checks import TOP_LEVEL_KEYS
-from labsupport.judging import (
-    Exercise,
-    Mistaken,
-    Unusable,
-    call,
-    describe,
-    first_line,
-    parsed_by_deepspeed,
-    require_number,
-)
+from labsupport.judging import Exercise, Mistaken, Unusable, call, describe, parsed_by_deepspeed, require_number
 from labsupport.mistakes_initialize import KEY
+from labsupport.wording import first_line
 
 CONFIG_PARAMS = {"lr": 0.01, "weight_decay": 0.1, "torch_adam": True}
 CLIENT_LR = 0.05

@@ -5,17 +5,9 @@ import tempfile
 from functools import cache
 
 from labsupport import mistakes_offload as mistakes
-from labsupport.judging import (
-    Exercise,
-    Mistaken,
-    Unusable,
-    call,
-    describe,
-    first_line,
-    parsed_by_deepspeed,
-    require_dict,
-)
+from labsupport.judging import Exercise, Mistaken, Unusable, call, describe, parsed_by_deepspeed, require_dict
 from labsupport.mistakes_offload import RUNS
+from labsupport.wording import first_line
 
 BASE = {
     "train_batch_size": 4,

@@ -16,17 +16,9 @@ from labsupport.checkpoint_checks import (
     train_steps,
 )
 from labsupport.config import merge_configs
-from labsupport.judging import (
-    Exercise,
-    Mistaken,
-    Unusable,
-    call,
-    describe,
-    first_line,
-    parsed_by_deepspeed,
-    require_dict,
-)
+from labsupport.judging import Exercise, Mistaken, Unusable, call, describe, parsed_by_deepspeed, require_dict
 from labsupport.meeting import Meeting
+from labsupport.wording import first_line
 
 KEYS = (
     "epoch",

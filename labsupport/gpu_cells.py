@@ -105,8 +105,8 @@ def speed(cell, device):
 def grid(cell, device):
     """Speed and memory of one engine: the allocator's peak of a plain step, then what the ledger says it was."""
     from labsupport.agreement import moments_of
-    from labsupport.deepspeed_trainer import DeepSpeedTrainer
     from labsupport.ledger import allocator_gap, other_bytes
+    from labsupport.trainer import DeepSpeedTrainer
     from labsupport.training_loops import by_train_epoch
 
     base = other_bytes()
@@ -120,7 +120,7 @@ def grid(cell, device):
 
 def loops(cell, device):
     """The trainer beside a loop written by hand, over one engine, in turn: seconds a step of every window."""
-    from labsupport.deepspeed_trainer import DeepSpeedTrainer
+    from labsupport.trainer import DeepSpeedTrainer
     from labsupport.training_loops import by_hand, by_train_epoch
 
     trainer = DeepSpeedTrainer(_model(cell, device), cell["config"])
@@ -187,7 +187,7 @@ def communication(cell, device):
     import torch
 
     from labsupport.communication import measured_collectives
-    from labsupport.deepspeed_trainer import DeepSpeedTrainer
+    from labsupport.trainer import DeepSpeedTrainer
     from labsupport.training_loops import by_train_epoch
 
     trainer = DeepSpeedTrainer(_model(cell, device), cell["config"])
@@ -245,8 +245,7 @@ def _model(cell, device):
     from transformers.integrations import HfDeepSpeedConfig
 
     from labsupport.config import zero_stage
-    from labsupport.models import build_model, checkpoint_activations
-    from labsupport.training_loops import compile_layers
+    from labsupport.models import build_model, checkpoint_activations, compile_layers
 
     tight = cell.get("gpu_memory_limit_bytes")
     # While this lives, transformers partitions each layer as soon as it is made (deepspeed.zero.Init): a model that is

@@ -14,7 +14,7 @@ from labsupport.flops import H100_BF16_FLOPS, utilisation
 from labsupport.gpu_cells import micro_batch_size, shape_of
 from labsupport.model_states import ROLES
 from labsupport.plots import grouped_bars, roles_side_by_side
-from labsupport.results import FOLDER, read_record
+from labsupport.records import FOLDER, read_record
 
 GIB = 2**30
 SXM_CARDS = ("NVIDIA H100 80GB HBM3", "NVIDIA H200")  # the cards of the data sheet's 989 TFLOP/s, as drivers name them

@@ -18,8 +18,9 @@ from labsupport.flops import MATRIX_SIZE
 from labsupport.gpu_cells import WARM_UP_WINDOWS, micro_batch_size, shape_of
 from labsupport.machine import locking_obstacle, processor_computes_fp16
 from labsupport.memory import ALLOWANCE_BYTES, last_that_holds, plan
-from labsupport.model_states import nvme_buffer_bytes, shares_of
+from labsupport.model_states import shares_of
 from labsupport.models import PRESETS, preset_named
+from labsupport.settings import nvme_buffer_bytes
 
 MODELS = ("1.3b", "300m", "85m", "10m", "1m", "tiny")  # from large to small, all GPT-2
 PRECISIONS = ("bf16", "fp16", "fp32")

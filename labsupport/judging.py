@@ -14,6 +14,8 @@ import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from labsupport.wording import first_line
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -172,15 +174,6 @@ def parsed_by_deepspeed(config, world_size=1):
     except Exception as error:
         reason = first_line(error).rstrip(".")
         raise Unusable(f"DeepSpeed refuses this config on {world_size} ranks: {reason}.", error) from error
-
-
-def first_line(error):
-    """Return an error's class and the telling line of its text."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if len(lines) > 2 and "validation error" in lines[0]:  # pydantic: what, where, why
-        lines = [f"{lines[1]}: {lines[2].partition(' [type=')[0]}"]
-    text = lines[0] if lines else "no message"
-    return f"{type(error).__name__}: {text[:300]}"
 
 
 def _raised(function, error):

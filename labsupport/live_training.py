@@ -29,8 +29,9 @@ from labsupport.guard import remove_shared_memory
 from labsupport.launch import PROGRAM, launcher_command, launcher_environment
 from labsupport.machine import default_accelerator, free_port
 from labsupport.obstacle import obstacle
-from labsupport.program import WARM_UP_STEPS, ranks_in_words
+from labsupport.runs import WARM_UP_STEPS
 from labsupport.settings import read_settings
+from labsupport.wording import ranks_in_words
 
 __all__ = ["LiveTraining", "obstacle"]
 

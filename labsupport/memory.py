@@ -8,14 +8,13 @@ roles and places as labsupport.ledger measures. Paper: Rajbhandari et al., "ZeRO
 Training Trillion Parameter Models", SC 2020, arXiv 1910.02054.
 """
 
-import math
 from typing import NamedTuple
 
 from labsupport import model_states as held
 from labsupport.activations import ATTENTIONS, NOTHING, activation_bytes
 from labsupport.cards import card
 from labsupport.communication import predicted_collectives, times_ddp, total_wire_bytes
-from labsupport.config_checks import require_positive_integer, require_stage
+from labsupport.config_checks import require_count, require_positive_integer, require_stage
 from labsupport.errors import ConfigError
 from labsupport.models import Preset, preset_named
 from labsupport.settings import Settings, read_settings
@@ -244,12 +243,6 @@ def choices_config(
     if grad_accum_dtype is not None:
         config["data_types"] = {"grad_accum_dtype": grad_accum_dtype}
     return config
-
-
-def require_count(name, value):
-    """Raise ConfigError, naming `name`, unless `value` is a finite number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (1 <= value < math.inf):
-        raise ConfigError(f"{name} is {value!r}: give a number of at least 1.")
 
 
 def _moments(shares, s, activations, accelerator):

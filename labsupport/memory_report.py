@@ -5,6 +5,7 @@ import json
 import sys
 
 from labsupport.cards import card
+from labsupport.command_line import OneSentenceParser
 from labsupport.config import read_config
 from labsupport.errors import ConfigError, LabError
 from labsupport.memory import (
@@ -17,7 +18,7 @@ from labsupport.memory import (
     smallest_world_size,
 )
 from labsupport.models import PRESETS, Preset
-from labsupport.program import OneSentenceParser
+from labsupport.wording import gigabytes
 
 CHOICES = {
     "stage": 0,
@@ -225,11 +226,3 @@ def _as_json(planned, options, model, arguments):
     if options.gpu:
         result["fits"] = {card(options.gpu).name: fits(planned, options.gpu)}
     return result
-
-
-def gigabytes(count):
-    """Bytes as GB of 1e9, with as many digits as say something."""
-    if not count:
-        return "-"
-    value = count / 1e9
-    return f"{value:,.1f}" if value >= 100 else f"{value:.2f}" if value >= 1 else f"{value:.4f}"

@@ -26,11 +26,11 @@ from labsupport.judging import (
     Unusable,
     call,
     describe,
-    first_line,
     parsed_by_deepspeed,
     require_dict,
     require_number,
 )
+from labsupport.wording import first_line
 
 MODEL, SEQUENCE, SAMPLES, STEPS, TOLERANCE = "tiny", 32, 64, 6, 1e-3
 BATCH = 8  # samples an update over both ranks
@@ -339,7 +339,7 @@ EXERCISES = (MILESTONE,)
 def main(arguments):
     """Judge the named module, print the banner or what to mend first, and return the exit status."""
     from labsupport.exercises import verify
-    from labsupport.program import framed
+    from labsupport.wording import framed
 
     if len(arguments) != 1 or not arguments[0]:
         print("error: name one module: make milestone MODULE=my_trainer.py", file=sys.stderr)

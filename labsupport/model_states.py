@@ -8,11 +8,10 @@ import math
 from collections import Counter
 from typing import NamedTuple
 
+from labsupport.settings import FP32
+
 MODEL_STATES = ("parameters", "gradients", "master weights", "optimizer states")
 ROLES = (*MODEL_STATES, "communication buckets", "gathered parameters", "activations", "other")
-FP32 = 4
-# DeepSpeed writes NVMe files in pieces of this many bytes a rank, and its buffers alike: runtime/swap_tensor/utils.py.
-NVME_ALIGNMENT_BYTES = 1024
 
 
 def memory_held(places):
@@ -226,26 +225,6 @@ def staging_bytes(shares, s):
         return 0, 0
     largest = shares.largest * s.parameter_bytes
     return largest, largest + shares.share * s.parameter_bytes
-
-
-def nvme_buffer_bytes(shares, s):
-    """Return the pinned host buffers through which NVMe offload reads and writes.
-
-    The optimizer's: offload_optimizer.buffer_count of the largest sub-group in fp32; the parameters':
-    offload_param.buffer_count times buffer_size (runtime/swap_tensor, optimizer_utils.py and
-    partitioned_param_swapper.py).
-    """
-    optimizer = parameters = 0
-    if s.offload_optimizer == "nvme":
-        optimizer = s.optimizer_buffers * aligned(min(shares.share, s.sub_group_size) * FP32)
-    if s.offload_param == "nvme":
-        parameters = s.parameter_buffers * aligned(s.parameter_buffer_size * s.parameter_bytes)
-    return optimizer + parameters
-
-
-def aligned(count):
-    """Return a number of bytes rounded up to what DeepSpeed's NVMe files are made of."""
-    return -(-count // NVME_ALIGNMENT_BYTES) * NVME_ALIGNMENT_BYTES
 
 
 def gathered_bytes(shares, s, on_gpu):

@@ -119,3 +119,14 @@ def checkpoint_activations(model):
 def count_parameters(model):
     """Return the number of trainable parameters, shared ones once, whole ones also under ZeRO-3."""
     return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)
+
+
+def layers_of(model):
+    """Return the transformer layers of a model of labsupport.models."""
+    return model.transformer.h if hasattr(model, "transformer") else model.model.layers
+
+
+def compile_layers(model, backend="inductor"):
+    """Let torch.compile compile each transformer layer of the model, in place: one graph that all of them share."""
+    for layer in layers_of(model):
+        layer.compile(backend=backend)

@@ -21,9 +21,10 @@ from labsupport.machine import (
     processor_computes_fp16,
 )
 from labsupport.memory import ALLOWANCE_BYTES, plan
-from labsupport.model_states import nvme_buffer_bytes, shares_of
+from labsupport.model_states import shares_of
 from labsupport.models import preset_named
-from labsupport.program import ranks_in_words
+from labsupport.settings import nvme_buffer_bytes
+from labsupport.wording import gibibytes, ranks_in_words
 
 MOST_CPU_RANKS = 4  # more would only wait for each other on a laptop's cores
 RANK_BYTES = 2**29  # Python with torch and DeepSpeed and gloo's buffers, without a model
@@ -78,7 +79,7 @@ def _nvme_refused(planned, model):
     folder = tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
     if on_nvme > free:
-        return f"The files would take {_gibibytes(on_nvme)} in {folder}, and {_gibibytes(free)} are free there."
+        return f"The files would take {gibibytes(on_nvme)} in {folder}, and {gibibytes(free)} are free there."
     shares = shares_of(preset_named(model).tensor_sizes, planned.settings)
     return locking_obstacle(nvme_buffer_bytes(shares, planned.settings))
 
@@ -95,7 +96,7 @@ def too_large(planned, model, accelerator):
     if free is None or needed <= free:
         return "" if accelerator == "cpu" else _host_too_small(planned, model)
     return (
-        f"{model} would take about {_gibibytes(needed)} on {on} and {whose} {_gibibytes(free)} free: choose a smaller "
+        f"{model} would take about {gibibytes(needed)} on {on} and {whose} {gibibytes(free)} free: choose a smaller "
         "model."
     )
 
@@ -107,10 +108,6 @@ def _host_too_small(planned, model):
     if needed <= free:
         return ""
     return (
-        f"{model} would offload about {_gibibytes(needed)} into the host's memory, and {_gibibytes(free)} are free "
+        f"{model} would offload about {gibibytes(needed)} into the host's memory, and {gibibytes(free)} are free "
         "there: offload less, or choose a smaller model."
     )
-
-
-def _gibibytes(count):
-    return f"{count / 2**30:.1f} GiB"

@@ -7,7 +7,7 @@ Each run trains a preset on the standard library's text, on real ranks, through 
 
 from labsupport.memory import plan
 from labsupport.model_states import memory_held
-from labsupport.results import read_record
+from labsupport.records import read_record
 from labsupport.stage_table import config_for
 
 STEPS = 40  # optimizer steps

@@ -167,3 +167,28 @@ def _states(name, parameters):
     if name not in STATES_OF:
         raise ConfigError(f"The planner does not know the optimizer {name!r}: it knows SGD, {', '.join(STATES_OF)}.")
     return STATES_OF[name]
+
+
+FP32 = 4
+# DeepSpeed writes NVMe files in pieces of this many bytes a rank, and its buffers alike: runtime/swap_tensor/utils.py.
+NVME_ALIGNMENT_BYTES = 1024
+
+
+def nvme_buffer_bytes(shares, s):
+    """Return the pinned host buffers through which NVMe offload reads and writes.
+
+    The optimizer's: offload_optimizer.buffer_count of the largest sub-group in fp32; the parameters':
+    offload_param.buffer_count times buffer_size (runtime/swap_tensor, optimizer_utils.py and
+    partitioned_param_swapper.py).
+    """
+    optimizer = parameters = 0
+    if s.offload_optimizer == "nvme":
+        optimizer = s.optimizer_buffers * aligned(min(shares.share, s.sub_group_size) * FP32)
+    if s.offload_param == "nvme":
+        parameters = s.parameter_buffers * aligned(s.parameter_buffer_size * s.parameter_bytes)
+    return optimizer + parameters
+
+
+def aligned(count):
+    """Return a number of bytes rounded up to what DeepSpeed's NVMe files are made of."""
+    return -(-count // NVME_ALIGNMENT_BYTES) * NVME_ALIGNMENT_BYTES

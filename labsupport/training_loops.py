@@ -11,6 +11,7 @@ for the device to what its framework's own step waits for.
 import torch
 
 from labsupport.config import config_precision
+from labsupport.models import layers_of
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -98,7 +99,7 @@ def by_hand(engine):
 
 def trainer(model, config, device):
     """The course's DeepSpeedTrainer: an epoch over the batches, whose loss is read every ten of them."""
-    from labsupport.deepspeed_trainer import DeepSpeedTrainer
+    from labsupport.trainer import DeepSpeedTrainer
 
     return by_train_epoch(DeepSpeedTrainer(model, config))
 
@@ -115,17 +116,6 @@ LOOPS = {
     "DeepSpeed by hand": deepspeed_by_hand,
     "DeepSpeedTrainer": trainer,
 }
-
-
-def layers_of(model):
-    """Return the transformer layers of a model of labsupport.models."""
-    return model.transformer.h if hasattr(model, "transformer") else model.model.layers
-
-
-def compile_layers(model, backend="inductor"):
-    """Let torch.compile compile each transformer layer of the model, in place: one graph that all of them share."""
-    for layer in layers_of(model):
-        layer.compile(backend=backend)
 
 
 def _adamw(model, config, device):

@@ -81,9 +81,9 @@ def record_step(run):
     import torch
 
     from labsupport.communication import measured_collectives
-    from labsupport.deepspeed_trainer import DeepSpeedTrainer
     from labsupport.ledger import held_bytes
     from labsupport.models import build_model
+    from labsupport.trainer import DeepSpeedTrainer
 
     with contextlib.redirect_stdout(io.StringIO()):
         trainer = DeepSpeedTrainer(build_model(MODEL), run["config"])

@@ -17,7 +17,7 @@ import traitlets
 
 from labsupport.config_checks import require_stage
 from labsupport.errors import ConfigError, TrainingError
-from labsupport.results import read_record
+from labsupport.records import read_record
 from labsupport.selector_runs import label, recorded_runs, run_arguments, shown_run, strategy_in_words
 from labsupport.stage_table import AXES, DEFAULT, plan_of, refusal, stage_table, strategies
 

@@ -5,7 +5,7 @@ import rank_work
 
 from labsupport import agreement
 from labsupport.agreement import cell, cells, compare
-from labsupport.results import read_record
+from labsupport.records import read_record
 
 # One of every kind that two ranks can run quickly; the recorded runs cover the rest.
 LIVE = {

@@ -15,7 +15,7 @@ from labsupport.communication import total_wire_bytes
 from labsupport.errors import TrainingError
 from labsupport.gpu_cells import is_out_of_memory
 from labsupport.gpu_stages import STAGES, Tier, next_size_down
-from labsupport.results import FOLDER, REQUIRED, read_record
+from labsupport.records import FOLDER, REQUIRED, read_record
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import gpu

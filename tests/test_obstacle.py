@@ -97,7 +97,8 @@ def test_what_is_offloaded_must_fit_into_the_hosts_memory(monkeypatch):
 
 
 def test_the_program_refuses_what_cannot_fit_before_it_builds_the_model(monkeypatch):
-    from labsupport import obstacle, program
+    from labsupport import deepspeed_trainer as program
+    from labsupport import obstacle
     from labsupport.errors import TrainingError
 
     monkeypatch.setattr(obstacle, "free_gpu_bytes", lambda: 2**30)

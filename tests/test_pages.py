@@ -11,7 +11,7 @@ from conftest import HTML, ROOT, needs_book, needs_chromium
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import page_weight
 
-from labsupport.results import read_record
+from labsupport.records import read_record
 
 pytestmark = [needs_chromium, needs_book]
 PAGES = page_weight.built_pages(HTML)

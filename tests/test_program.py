@@ -10,9 +10,10 @@ import time
 import psutil
 import pytest
 
+from labsupport.deepspeed_trainer import parse
 from labsupport.errors import LabError, TrainingError
 from labsupport.launch import PROGRAM, check_hostfile, launcher_command, launcher_environment, run_program
-from labsupport.program import banner, parse
+from labsupport.wording import banner
 
 QUICK = ["--model", "tiny", "--steps", "12", "--sequence-length", "32"]
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from labsupport.errors import LabError
-from labsupport.results import FOLDER, REQUIRED, read_record, record
+from labsupport.records import FOLDER, REQUIRED, read_record, record
 
 
 def test_what_is_recorded_is_read_back_with_its_provenance(tmp_path):

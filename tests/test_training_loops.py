@@ -22,7 +22,7 @@ def test_compiled_layers_compute_the_same(two_ranks):
 def test_batches_are_sent_ahead_one_at_a_time_and_none_is_lost():
     import torch
 
-    from labsupport.deepspeed_trainer import _ahead
+    from labsupport.trainer import _ahead
 
     taken = []
 

@@ -9,7 +9,7 @@ from labsupport import walkthrough
 from labsupport.blocks import BLOCKS, ROLES
 from labsupport.communication import predicted_collectives, times_ddp, total_wire_bytes
 from labsupport.errors import LabError
-from labsupport.results import FOLDER, read_record
+from labsupport.records import FOLDER, read_record
 from labsupport.settings import read_settings
 from labsupport.walkthrough import CONTROL_BYTES, MODEL
 

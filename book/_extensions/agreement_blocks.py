@@ -8,7 +8,7 @@ import statistics
 from labsupport import agreement
 from labsupport.config import config_precision, zero_stage
 from labsupport.plots import MEASURED_COLOUR, PREDICTED_COLOUR, LabFigure, empty_figure
-from labsupport.results import read_record
+from labsupport.records import read_record
 
 MIB = 2**20
 

@@ -19,7 +19,7 @@ from latex2mathml.converter import convert
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-from labsupport import results
+from labsupport import records
 
 
 def setup(app):
@@ -80,7 +80,7 @@ class ComputedDirective(SphinxDirective):
 
     def run(self):
         """Return the nodes of the function's Markdown, or of its figure; the records it reads are dependencies."""
-        for path in [*(Path(module.__file__) for module in BLOCKS), *results.FOLDER.glob("*.json")]:
+        for path in [*(Path(module.__file__) for module in BLOCKS), *records.FOLDER.glob("*.json")]:
             self.env.note_dependency(str(path))
         content = computed_block(self.arguments[0])
         if isinstance(content, str):

@@ -10,7 +10,7 @@ from labsupport.cards import card
 from labsupport.gpu_records import gpu_record, not_measured, stamp
 from labsupport.gpu_stages import Tier
 from labsupport.memory import plan
-from labsupport.results import FOLDER, read_record
+from labsupport.records import FOLDER, read_record
 
 
 def every_record():

@@ -9,7 +9,7 @@ import statistics
 
 from labsupport import published
 from labsupport.collective_time import collective_seconds
-from labsupport.results import read_record
+from labsupport.records import read_record
 from labsupport.scaling_plots import fitted_lines, modelled_lines, modelled_ranges
 from labsupport.step_time import GPT, cluster, stage3_break_even_tokens, strong_scaling, weak_scaling
 

@@ -11,7 +11,7 @@ from docutils.parsers.rst import directives
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-from labsupport import results, widgets
+from labsupport import records, widgets
 
 
 def setup(app):
@@ -35,7 +35,7 @@ class WidgetDirective(SphinxDirective):
         name = self.arguments[0]
         if name not in widgets.MODULES:
             raise ExtensionError(f"There is no widget {name!r}: there are {', '.join(widgets.MODULES)}.")
-        for path in (Path(widgets.__file__), *results.FOLDER.glob("*.json")):
+        for path in (Path(widgets.__file__), *records.FOLDER.glob("*.json")):
             self.env.note_dependency(str(path))
         return [nodes.raw("", widgets.page_html(name, self.options), format="html")]
 

@@ -1,6 +1,6 @@
 """Recorded measurements: JSON files beside this module, each with what it takes to trust or repeat it. No torch.
 
-    python -c "from labsupport.results import read_record; print(read_record('trainer_overhead')['measured'])"
+    python -c "from labsupport.records import read_record; print(read_record('trainer_overhead')['measured'])"
 
 A page loads a record and says on which hardware it was taken.
 """
@@ -29,11 +29,7 @@ def record(name, command, config, hardware, seed, warm_up, counted, measured, mo
         "command": command,
         "config": config,
         "hardware": hardware,
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("torch", "deepspeed", "transformers")},
-            **(more_versions or {}),
-        },
+        "versions": versions() | (more_versions or {}),
         "commit": commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": seed,
@@ -75,3 +71,11 @@ def _git(*arguments):
         return subprocess.run(["git", *arguments], cwd=FOLDER.parent, capture_output=True, text=True)
     except FileNotFoundError:
         return None
+
+
+def versions():
+    """Return the versions of Python, torch, deepspeed and transformers that are running."""
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "deepspeed", "transformers")},
+    }

@@ -1,0 +1,321 @@
+"""DeepSpeedTrainer: one model, one engine; train, evaluate, save and resume, on every rank alike.
+
+    trainer = DeepSpeedTrainer(build_model("1m"), create_deepspeed_config(stage=2, train_batch_size=8))
+    trainer.train_epoch(text_loader(8), max_steps=20)
+
+labsupport/deepspeed_trainer.py is the program that trains with it from the command line.
+"""
+
+import itertools
+import os
+import pickle
+import warnings
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from labsupport.engine import initialize_deepspeed, out_of_gpu_memory
+from labsupport.errors import CheckpointError, ConfigError, TrainingError
+
+# The caller's state is saved under one key of ours. DeepSpeed lays client_state over its own dict, so a
+# caller's "module" or "global_steps" would overwrite the engine's.
+CLIENT_STATE_KEY = "labsupport_client_state"
+STEPS_BETWEEN_LOSS_CHECKS = 10
+
+
+class DeepSpeedTrainer:
+    """Train, evaluate, save and resume a model through a DeepSpeed engine.
+
+    model: a torch module, with the config to initialise DeepSpeed from; or an engine that
+    `initialize_deepspeed` returned, with no config. optimizer: as for `initialize_deepspeed`.
+    loss_fn: for a model that returns no loss itself; called as loss_fn(output, target).
+
+    A batch is a dict (given to the model by name), a tuple or list (by position), or one tensor. With a
+    loss_fn the target is the dict's "labels", what follows the tuple's first item, or the tensor itself.
+    Every method is collective: every rank must call it, the same number of times.
+    """
+
+    def __init__(self, model, config=None, *, optimizer=None, loss_fn=None):
+        if hasattr(model, "backward") and hasattr(model, "save_checkpoint"):
+            if config is not None or optimizer is not None:
+                raise ConfigError("The engine already has its config and its optimizer: pass the engine alone.")
+            self.engine, self.lr_scheduler = model, model.lr_scheduler
+        elif config is None:
+            raise ConfigError("The trainer got a model without a config: pass create_deepspeed_config(...) too.")
+        else:
+            self.engine, _, _, self.lr_scheduler = initialize_deepspeed(model, config, optimizer)
+        self.loss_fn = loss_fn
+        self._has_trained = False
+
+    def train_step(self, batch):
+        """Run one micro-batch forward, backward and step; return its loss, the mean over ranks, as a float.
+
+        With gradient accumulation, DeepSpeed updates the weights on every gradient_accumulation_steps-th
+        call. Raises TrainingError when the loss is not finite.
+        """
+        loss = self._forward_backward_step(batch)
+        return self._finite(self._mean_over_ranks(loss), 1)
+
+    def train_epoch(self, dataloader, max_steps=None, progress=True, on_step=None):
+        """Train on every micro-batch of `dataloader` and return the mean loss over batches and ranks.
+
+        max_steps: stop after that many micro-batches. progress: a bar on rank 0, with the loss. on_step:
+        called on every rank with (step, loss) where the loss is read, every 10 micro-batches, because
+        reading it waits for the device. An accumulation window that the loader leaves unfinished goes on
+        with the next call. Raises TrainingError for an empty loader and for a loss that is not finite.
+        """
+        self.engine.train()
+        total, steps, window, in_window = 0.0, 0, 0.0, 0
+        length = _length(dataloader, max_steps)
+        hidden = not progress or self.rank != 0 or "TQDM_DISABLE" in os.environ
+        with tqdm(total=length, disable=hidden, unit="batch", desc="training") as bar:
+            for batch in _ahead(itertools.islice(dataloader, max_steps), self.engine.device):
+                loss = self._forward_backward_step(batch)
+                window, in_window, steps = window + loss, in_window + 1, steps + 1
+                if in_window == STEPS_BETWEEN_LOSS_CHECKS or steps == length:
+                    mean = self._finite(self._mean_over_ranks(window / in_window), in_window)
+                    total, window, in_window = total + mean * in_window, 0.0, 0
+                    bar.set_postfix(loss=f"{mean:.3f}", refresh=False)
+                    if on_step is not None:
+                        on_step(steps, mean)
+                bar.update()
+        if steps == 0:
+            raise TrainingError(
+                "The dataloader gave no batch: check that it holds at least one whole micro-batch per rank."
+            )
+        if in_window:
+            total += self._finite(self._mean_over_ranks(window / in_window), in_window) * in_window
+        return total / steps
+
+    @torch.no_grad()
+    def evaluate(self, dataloader, max_steps=None):
+        """Return the mean loss over batches and ranks, without training; the model is left as it was.
+
+        Each rank must give the same number of batches: under ZeRO-3 a forward pass is itself collective.
+        """
+        training = self.engine.module.training
+        self.engine.eval()
+        losses = []
+        try:
+            for batch in itertools.islice(dataloader, max_steps):
+                losses.append(self._loss(batch).detach().float())
+                if not self._has_trained:
+                    _forget_order_of_modules(self.engine)
+        finally:
+            self.engine.train(training)
+        if not losses:
+            raise TrainingError("The dataloader gave no batch to evaluate: check that it holds at least one per rank.")
+        return float(self._mean_over_ranks(torch.stack(losses).mean()))
+
+    def save_checkpoint(self, path, client_state=None, tag=None):
+        """Save weights, optimizer, scheduler, counters and the caller's own state; return the tag.
+
+        client_state: any picklable dict, any keys; rank 0's is saved. tag: the folder inside `path`, by
+        default global_step<N>. Between the micro-batches of one step DeepSpeed saves no gradients: it warns.
+        Raises CheckpointError where `path` cannot be a folder, or the state cannot be pickled.
+        """
+        engine, path = self.engine, str(path)
+        tag = str(tag if tag is not None else f"global_step{engine.global_steps}")
+        pending = engine.micro_steps % engine.gradient_accumulation_steps()
+        if pending and self.rank == 0:
+            warnings.warn(
+                "The checkpoint falls inside an accumulation window: the gradients of "
+                f"{pending} micro-batches are not saved.",
+                stacklevel=2,
+            )
+        require_possible_folder(path)
+        state = {CLIENT_STATE_KEY: _picklable_dict(client_state)}
+        try:
+            engine.save_checkpoint(path, tag=tag, client_state=state)
+        except OSError as error:
+            raise CheckpointError(f"The checkpoint {path}/{tag} was not saved: {error.strerror or error}.") from error
+        return tag
+
+    def load_checkpoint(self, path, tag=None):
+        """Load everything that save_checkpoint saved and return the caller's own client state, and only that.
+
+        tag: the folder inside `path`, by default the one that the file `latest` names. A checkpoint is a
+        pickle: load only what you trust. Raises CheckpointError for a path that is missing or a file, for a
+        tag that is not there, and for a checkpoint of another number of ranks.
+        """
+        engine, path = self.engine, str(path)
+        tag = checked_tag(path, tag, universal=engine.load_universal_checkpoint())
+        try:
+            loaded, state = engine.load_checkpoint(path, tag=tag)
+        except Exception as error:
+            if "DP world size" in str(error):
+                saved = engine.loaded_checkpoint_dp_world_size
+                raise CheckpointError(
+                    f"The checkpoint {path}/{tag} was saved on {saved} ranks and this run has "
+                    f"{torch.distributed.get_world_size()}: resume on {saved}, or convert it with "
+                    "deepspeed.checkpoint.ds_to_universal and set checkpoint.load_universal."
+                ) from error
+            first_line = (str(error).strip().splitlines() or ["no message"])[0]
+            raise CheckpointError(
+                f"The checkpoint {path}/{tag} does not load into this engine ({type(error).__name__}: "
+                f"{first_line[:200]}): use the model, the ZeRO stage and the precision that it was saved with."
+            ) from error
+        if loaded is None:
+            raise CheckpointError(f"DeepSpeed found no checkpoint at {path}/{tag}: choose another path or tag.")
+        return state.get(CLIENT_STATE_KEY, {})
+
+    def _forward_backward_step(self, batch):
+        """Train on one micro-batch and return its loss, on the device; waits for that only where DeepSpeed does."""
+        self._has_trained = True
+        try:
+            loss = self._loss(batch)
+            self.engine.backward(loss)
+            self.engine.step()
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{out_of_gpu_memory()} at micro-batch {self.engine.micro_steps + 1}: take a smaller micro-batch, "
+                "activation checkpointing, a higher stage or offload; the last saved checkpoint is untouched."
+            ) from error
+        return loss.detach().float()
+
+    def _loss(self, batch):
+        inputs, keywords, target = _split(_to_device(batch, self.engine.device), self.loss_fn is not None)
+        dtype = self.engine.get_data_types()[0]
+        output = self.engine(*_cast(inputs, dtype), **_cast(keywords, dtype))
+        if self.loss_fn is not None:
+            return self.loss_fn(output, *target)
+        loss = output if isinstance(output, torch.Tensor) else getattr(output, "loss", None)
+        if loss is None and isinstance(output, tuple | list):
+            loss = output[0]
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            raise TrainingError(
+                f"The model returned {type(output).__name__} without a scalar loss: put the labels in the batch, "
+                "or give loss_fn."
+            )
+        return loss
+
+    def _finite(self, mean, micro_batches):
+        """A mean over ranks as a float; every rank sees the same number, so all stop together."""
+        mean = float(mean)
+        if mean != mean or mean in (float("inf"), float("-inf")):
+            where = f"at micro-batch {self.engine.micro_steps}"
+            if micro_batches > 1:
+                where = f"within the {micro_batches} micro-batches up to {self.engine.micro_steps}"
+            raise TrainingError(
+                f"The loss became {mean} {where}: lower the learning rate, turn clipping on, or look at that data; "
+                "the last saved checkpoint is untouched."
+            )
+        return mean
+
+    def _mean_over_ranks(self, value):
+        value = value.clone()
+        torch.distributed.all_reduce(value)
+        return value / torch.distributed.get_world_size()
+
+    @property
+    def rank(self):
+        """This process's global rank."""
+        return torch.distributed.get_rank()
+
+
+def _forget_order_of_modules(engine):
+    """Let stage 3 of DeepSpeed 0.19.8 not take a forward pass without a backward pass for a training step.
+
+    Else it caches that a parameter is not used again in the backward pass, for good, and gathers it twice in every
+    later step: runtime/zero/partitioned_param_coordinator.py, __params_to_release.
+    """
+    offload = getattr(engine.optimizer, "parameter_offload", None)
+    coordinator = offload.get_param_coordinator() if offload is not None else None
+    if coordinator is not None and not coordinator.is_invalid_trace():
+        coordinator._invalidate_trace()
+
+
+def _picklable_dict(client_state):
+    """A copy of the caller's state; checked on every rank before saving, so that none waits for one that failed."""
+    if client_state is not None and not isinstance(client_state, dict):
+        raise CheckpointError(f"client_state is {type(client_state).__name__}: pass a dict, or None.")
+    try:
+        pickle.dumps(client_state)
+    except Exception as error:  # what cannot be pickled says so in a class of its own choosing
+        raise CheckpointError(
+            f"client_state cannot be pickled ({error}): keep numbers, text and tensors in it."
+        ) from error
+    return dict(client_state or {})
+
+
+def _ahead(batches, device):
+    """Yield the batches on the device, each copied there while the one before it is trained on."""
+    waiting = None
+    for batch in batches:
+        batch = _to_device(batch, device)
+        if waiting is not None:
+            yield waiting
+        waiting = batch
+    if waiting is not None:
+        yield waiting
+
+
+def _to_device(batch, device):
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if hasattr(batch, "items"):
+        return {key: _to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return tuple(_to_device(value, device) for value in batch)
+    return batch
+
+
+def _split(batch, has_loss_fn):
+    """Split a batch into the model's positional and named inputs and, for a loss_fn, its targets."""
+    if isinstance(batch, dict):
+        named = {key: value for key, value in batch.items() if not (has_loss_fn and key == "labels")}
+        return (), named, (batch["labels"],) if "labels" in batch else (batch,)
+    if isinstance(batch, tuple):
+        return (batch[:1], {}, batch[1:]) if has_loss_fn else (batch, {}, ())
+    return (batch,), {}, (batch,)
+
+
+def _cast(inputs, dtype):
+    """Give the model real numbers in its own precision; DeepSpeed itself casts inputs only where told to."""
+    if isinstance(inputs, dict):
+        return {key: _cast((value,), dtype)[0] for key, value in inputs.items()}
+    return tuple(
+        value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value for value in inputs
+    )
+
+
+def _length(dataloader, max_steps):
+    try:
+        length = len(dataloader)
+    except TypeError:  # a generator has no length
+        return max_steps
+    return length if max_steps is None else min(length, max_steps)
+
+
+def checked_tag(path, tag=None, universal=False):
+    """Return the tag to load from the checkpoint folder `path`; raises CheckpointError where there is none."""
+    folder = Path(path)
+    if not folder.exists():
+        raise CheckpointError(f"There is no checkpoint at {path}: give the folder that save_checkpoint wrote.")
+    if not folder.is_dir():
+        raise CheckpointError(f"The checkpoint {path} is a file: give the folder that holds the file `latest`.")
+    tags = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    if tag is None:
+        latest = folder / ("latest_universal" if universal else "latest")
+        if not latest.is_file():
+            raise CheckpointError(
+                f"{path} holds no file `{latest.name}`, so it names no checkpoint: "
+                f"give a tag{', one of ' + ', '.join(tags) if tags else ' or another folder'}."
+            )
+        tag = latest.read_text().strip()
+    if tag not in tags:
+        raise CheckpointError(f"{path} holds no checkpoint {tag!r}: it holds {', '.join(tags) or 'none'}.")
+    return tag
+
+
+def require_possible_folder(path):
+    """Raise CheckpointError where the folder `path` cannot come to be, because a file stands in its way."""
+    folder = Path(path)
+    for part in (folder, *folder.parents):
+        if part.exists():
+            if not part.is_dir():
+                raise CheckpointError(
+                    f"The checkpoint folder {path} cannot be made, because {part} is a file: choose another."
+                )
+            return
