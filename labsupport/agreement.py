@@ -3,10 +3,11 @@
 `make measure` runs all CELLS and records them; tests run a few; the book and the lab show them.
 """
 
-from labsupport.communication import times_ddp
 from labsupport.config import create_deepspeed_config, merge_configs
-from labsupport.memory import MOMENTS, plan
-from labsupport.model_states import MODEL_STATES
+from labsupport.memory.messages import times_ddp
+from labsupport.memory.moments import MOMENTS
+from labsupport.memory.planner import plan
+from labsupport.memory.roles import MODEL_STATES
 from labsupport.models import preset_named
 
 RESTING = MOMENTS[:3]
@@ -140,8 +141,8 @@ def moments_of(trainer, batch, base):
 
     batch: a micro-batch on the device. base: what other_bytes gave before there was a model.
     """
-    from labsupport.communication import measured_collectives
     from labsupport.ledger import held_by_place, release_cublas_workspaces
+    from labsupport.memory.messages import measured_collectives
     from labsupport.models import count_parameters
     from labsupport.timeline import peak_step_bytes, watch_step
 

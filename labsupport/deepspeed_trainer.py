@@ -256,8 +256,8 @@ def make_config(options, machine, world_size):
 
 def _require_memory(options, preset, config, world_size):
     """Raise TrainingError where the planner says that this run does not fit, before minutes go into finding out."""
-    from labsupport.memory import plan
-    from labsupport.obstacle import too_large
+    from labsupport.memory.planner import plan
+    from labsupport.memory.room import too_large
 
     try:
         planned = plan(

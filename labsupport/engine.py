@@ -26,7 +26,7 @@ from labsupport.config import (
 from labsupport.errors import ConfigError, TrainingError
 from labsupport.hardware import accelerator, fused_adam, gpu_computes_bf16, nvme_obstacle, say_once
 from labsupport.machine import can_write, free_port
-from labsupport.model_states import shares_of
+from labsupport.memory.model_states import shares_of
 from labsupport.op_builds import prepare_op_builds
 from labsupport.settings import nvme_buffer_bytes, read_settings
 

@@ -275,7 +275,7 @@ def _counted(precision):
 
 def _planned(precision, ranks):
     from labsupport.ledger import model_state_total
-    from labsupport.memory import plan
+    from labsupport.memory.planner import plan
 
     count = 10**9
     planned = plan(count, world_size=ranks, stage=2, precision=precision, accelerator="cpu")

@@ -210,7 +210,7 @@ def _does(choice, way, situation):
 
 def _bytes(situation, way):
     """What the planner counts on one card, and on the host that all cards share."""
-    from labsupport.memory import plan
+    from labsupport.memory.planner import plan
 
     stage, optimizer, parameters = way
     cards = situation["cards"]

@@ -172,7 +172,7 @@ CARD_BYTES, HOST_BYTES = 16e9 - 4e9, 160e9 - 28e9
 def _fits(config):
     from labsupport.config import merge_configs, validate_config
     from labsupport.errors import ConfigError
-    from labsupport.memory import plan
+    from labsupport.memory.planner import plan
     from labsupport.settings import read_settings
 
     require_dict(config, "The config")

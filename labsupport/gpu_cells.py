@@ -186,7 +186,7 @@ def communication(cell, device):
     """Speed on several ranks, the message bytes of a step, and the share of it in which NCCL kernels run."""
     import torch
 
-    from labsupport.communication import measured_collectives
+    from labsupport.memory.messages import measured_collectives
     from labsupport.trainer import DeepSpeedTrainer
     from labsupport.training_loops import by_train_epoch
 

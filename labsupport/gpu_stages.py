@@ -17,8 +17,9 @@ from labsupport.errors import TrainingError
 from labsupport.flops import MATRIX_SIZE
 from labsupport.gpu_cells import WARM_UP_WINDOWS, micro_batch_size, shape_of
 from labsupport.machine import locking_obstacle, processor_computes_fp16
-from labsupport.memory import ALLOWANCE_BYTES, last_that_holds, plan
-from labsupport.model_states import shares_of
+from labsupport.memory.model_states import shares_of
+from labsupport.memory.planner import plan
+from labsupport.memory.room import ALLOWANCE_BYTES, last_that_holds
 from labsupport.models import PRESETS, preset_named
 from labsupport.settings import nvme_buffer_bytes
 

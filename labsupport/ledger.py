@@ -14,9 +14,7 @@ import os
 import torch
 
 from labsupport.claims import address, live_tensors, storages, storages_by_role, swap_files
-from labsupport.model_states import MODEL_STATES, ROLES, memory_held
-
-PLACES = ("GPU", "host", "pinned host", "NVMe")
+from labsupport.memory.roles import MODEL_STATES, PLACES, ROLES, memory_held
 
 
 def held_bytes(engine, base=0, everything=True):

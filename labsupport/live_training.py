@@ -24,11 +24,11 @@ import threading
 import time
 from pathlib import Path
 
-from labsupport.communication import times_ddp
 from labsupport.guard import remove_shared_memory
 from labsupport.launch import PROGRAM, launcher_command, launcher_environment
 from labsupport.machine import default_accelerator, free_port
-from labsupport.obstacle import obstacle
+from labsupport.memory.messages import times_ddp
+from labsupport.memory.room import obstacle
 from labsupport.runs import WARM_UP_STEPS
 from labsupport.settings import read_settings
 from labsupport.wording import ranks_in_words

@@ -5,8 +5,8 @@
 Each run trains a preset on the standard library's text, on real ranks, through labsupport.live_training.
 """
 
-from labsupport.memory import plan
-from labsupport.model_states import memory_held
+from labsupport.memory.planner import plan
+from labsupport.memory.roles import memory_held
 from labsupport.records import read_record
 from labsupport.stage_table import config_for
 

@@ -12,13 +12,15 @@ import itertools
 import math
 from collections import Counter
 
-from labsupport import model_states
-from labsupport.activations import Activations, activation_bytes
-from labsupport.cards import CARDS
-from labsupport.communication import predicted_collectives, total_wire_bytes, wire_bytes
 from labsupport.config import create_deepspeed_config
 from labsupport.errors import ConfigError
-from labsupport.memory import ALLOWANCE_BYTES, is_fused, plan, resting_bytes, step_phases
+from labsupport.machine.cards import CARDS
+from labsupport.memory import model_states
+from labsupport.memory.activations import Activations, activation_bytes
+from labsupport.memory.messages import predicted_collectives, total_wire_bytes, wire_bytes
+from labsupport.memory.moments import is_fused, resting_bytes, step_phases
+from labsupport.memory.planner import plan
+from labsupport.memory.room import ALLOWANCE_BYTES
 from labsupport.models import PRESETS, preset_named
 from labsupport.settings import read_settings
 

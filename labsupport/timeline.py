@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 
 from labsupport.claims import buckets, claims, storages, storages_by_role
-from labsupport.model_states import ROLES
+from labsupport.memory.roles import ROLES
 
 PHASES = ("forward", "backward", "step")
 MARK = "ledger:"  # how the marks in the profiler's stream begin

@@ -19,9 +19,9 @@ from labsupport.blocks import (
     held_by_block,
     tensor_bytes,
 )
-from labsupport.communication import total_wire_bytes
 from labsupport.config import create_deepspeed_config, merge_configs
 from labsupport.errors import LabError
+from labsupport.memory.messages import total_wire_bytes
 from labsupport.models import Preset
 from labsupport.timeline import around_calls
 
@@ -80,8 +80,8 @@ def record_step(run):
     """
     import torch
 
-    from labsupport.communication import measured_collectives
     from labsupport.ledger import held_bytes
+    from labsupport.memory.messages import measured_collectives
     from labsupport.models import build_model
     from labsupport.trainer import DeepSpeedTrainer
 

@@ -196,7 +196,7 @@ class StageSelector(_PageWidget):
             self.run = self.run | {"state": kind, "message": event.get("message", "Stopped. The ranks are gone.")}
 
     def _find_obstacle(self):
-        from labsupport.obstacle import obstacle
+        from labsupport.memory.room import obstacle
 
         arguments = run_arguments(self.choice)
         del arguments["steps"]

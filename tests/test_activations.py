@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from labsupport import timeline
-from labsupport.activations import activation_bytes
+from labsupport.memory.activations import activation_bytes
 from labsupport.models import Preset, build_model
 
 SAMPLES, TOKENS = 2, 512

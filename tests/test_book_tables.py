@@ -3,8 +3,7 @@
 import re
 from pathlib import Path
 
-from labsupport.communication import paper_elements
-from labsupport.memory import model_state_bytes
+from labsupport.memory.paper import model_state_bytes, paper_elements
 
 PAGE = (Path(__file__).parent.parent / "book" / "zero.md").read_text()
 PSI = 7_500_000_000

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from labsupport.cards import CARDS, LINKS, MIB, PCIE_3, PCIE_4, PCIE_5, card, link
 from labsupport.errors import ConfigError
+from labsupport.machine.cards import CARDS, LINKS, MIB, PCIE_3, PCIE_4, PCIE_5, card, link
 
 
 @pytest.mark.parametrize("spelling", ["A100-80GB", "a100-80gb", "NVIDIA A100 SXM4 80GB", "a100 80"])

@@ -8,15 +8,15 @@ from types import SimpleNamespace
 import communication_work
 import pytest
 
-from labsupport.communication import (
+from labsupport.errors import ConfigError, LabError
+from labsupport.memory.messages import (
     measured_collectives,
-    paper_elements,
     predicted_collectives,
     times_ddp,
     total_wire_bytes,
     wire_bytes,
 )
-from labsupport.errors import ConfigError, LabError
+from labsupport.memory.paper import paper_elements
 from labsupport.models import PRESETS
 from labsupport.settings import Settings, read_settings
 

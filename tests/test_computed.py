@@ -10,8 +10,8 @@ sys.path.insert(0, str(ROOT / "book" / "_extensions"))
 import course
 import gpu_blocks
 
-from labsupport.cards import card
-from labsupport.memory import ALLOWANCE_BYTES
+from labsupport.machine.cards import card
+from labsupport.memory.room import ALLOWANCE_BYTES
 from labsupport.plots import MEASURED_COLOUR, MEASURED_COLOURS
 from labsupport.scaling_plots import MODELLED_STYLES, PUBLISHED_COLOUR
 

@@ -4,18 +4,12 @@ import json
 
 import pytest
 
-from labsupport.cards import card
 from labsupport.errors import ConfigError
-from labsupport.memory import (
-    ALLOWANCE_BYTES,
-    fits,
-    largest_model,
-    model_state_bytes,
-    model_state_parts,
-    plan,
-    smallest_world_size,
-)
-from labsupport.memory_report import main
+from labsupport.machine.cards import card
+from labsupport.memory.paper import model_state_bytes, model_state_parts
+from labsupport.memory.planner import plan
+from labsupport.memory.report import main
+from labsupport.memory.room import ALLOWANCE_BYTES, fits, largest_model, smallest_world_size
 from labsupport.models import PRESETS, Preset
 
 # Rajbhandari et al. 2020, figure 1: 7.5 billion parameters on 64 ranks, in GB of 1e9 bytes, as printed there.

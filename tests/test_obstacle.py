@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from labsupport import create_deepspeed_config, machine, obstacle
-from labsupport.memory import ALLOWANCE_BYTES, plan
+from labsupport import create_deepspeed_config, machine
+from labsupport.memory import room as obstacle
+from labsupport.memory.planner import plan
+from labsupport.memory.room import ALLOWANCE_BYTES
 
 why_not = obstacle.obstacle
 
@@ -98,8 +100,8 @@ def test_what_is_offloaded_must_fit_into_the_hosts_memory(monkeypatch):
 
 def test_the_program_refuses_what_cannot_fit_before_it_builds_the_model(monkeypatch):
     from labsupport import deepspeed_trainer as program
-    from labsupport import obstacle
     from labsupport.errors import TrainingError
+    from labsupport.memory import room as obstacle
 
     monkeypatch.setattr(obstacle, "free_gpu_bytes", lambda: 2**30)
     options = program.parse(["--model", "7b", "--sequence-length", "128"])

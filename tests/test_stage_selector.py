@@ -9,9 +9,9 @@ import pytest
 from conftest import needs_book, needs_chromium
 
 from labsupport import widgets
-from labsupport.cards import card
-from labsupport.memory import ALLOWANCE_BYTES, fits
-from labsupport.model_states import ROLES
+from labsupport.machine.cards import card
+from labsupport.memory.roles import ROLES
+from labsupport.memory.room import ALLOWANCE_BYTES, fits
 from labsupport.plots import PREDICTED_ROLE_COLOURS, ROLE_COLOURS
 from labsupport.stage_table import AXES, DEFAULT, config_for, plan_of, refusal, stage_table, strategies
 

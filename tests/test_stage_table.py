@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from labsupport import model_states
 from labsupport.config_checks import validate_config
 from labsupport.errors import ConfigError
+from labsupport.memory import model_states
 from labsupport.settings import read_settings
 from labsupport.stage_table import AXES, DEFAULT, STRATEGY, config_for, notes, plan_of, refusal, stage_table, strategies
 

@@ -7,8 +7,8 @@ import pytest
 
 from labsupport import walkthrough
 from labsupport.blocks import BLOCKS, ROLES
-from labsupport.communication import predicted_collectives, times_ddp, total_wire_bytes
 from labsupport.errors import LabError
+from labsupport.memory.messages import predicted_collectives, times_ddp, total_wire_bytes
 from labsupport.records import FOLDER, read_record
 from labsupport.settings import read_settings
 from labsupport.walkthrough import CONTROL_BYTES, MODEL

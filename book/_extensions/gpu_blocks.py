@@ -6,10 +6,10 @@ Where no GPU was measured yet a block is the sentence that says so, and how to m
 """
 
 from labsupport import gpu_records
-from labsupport.cards import card
 from labsupport.gpu_records import gpu_record, not_measured, stamp
 from labsupport.gpu_stages import Tier
-from labsupport.memory import plan
+from labsupport.machine.cards import card
+from labsupport.memory.planner import plan
 from labsupport.records import FOLDER, read_record
 
 

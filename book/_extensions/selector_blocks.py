@@ -1,6 +1,6 @@
 """The computed blocks of book/selector.md."""
 
-from labsupport.memory import fits
+from labsupport.memory.room import fits
 from labsupport.stage_table import DEFAULT, plan_of, strategies
 
 SEVEN_BILLION = DEFAULT | {"model": "7b", "card": "RTX 4090", "world_size": 4, "micro_batch_size": 1}

@@ -56,18 +56,6 @@ def times_ddp(collectives, parameters, settings):
     return total_wire_bytes(collectives, settings.world_size) / plain if plain else 0.0
 
 
-def paper_elements(parameters, stage, accumulation_steps=1):
-    """Return the elements that one rank sends in one optimizer step, for many ranks (paper, section 7).
-
-    Data parallelism: an all-reduce is a reduce-scatter and an all-gather, 2 Psi. Stage 1 reduces once a step.
-    Stage 2 reduces every micro-batch and gathers the parameters once: (G + 1) Psi. Stage 3 gathers for the
-    forward and for the backward pass and reduces, every micro-batch: 3 G Psi. The paper has G = 1. Raises
-    ConfigError for a stage outside 0 to 3.
-    """
-    require_stage(stage)
-    return parameters * {0: 2, 1: 2, 2: accumulation_steps + 1, 3: 3 * accumulation_steps}[stage]
-
-
 def measured_collectives(engine, step):
     """Run `step()` and return this rank's {collective: message bytes}, as DeepSpeed's comms_logger sees them.
 

@@ -1,9 +1,7 @@
-"""Why this machine cannot run a choice, in one sentence, before anything is started. No torch unless it must be asked.
+"""Whether a plan has room: on a card that is named, and on this machine, before anything is started. No torch.
 
-    from labsupport.obstacle import obstacle
-    print(obstacle(config, "7b", ranks=2) or "this machine can run it")
-
-labsupport.live_training is what runs it.
+from labsupport.memory.room import obstacle
+print(obstacle(config, "7b", ranks=2) or "this machine can run it")
 """
 
 import shutil
@@ -20,14 +18,69 @@ from labsupport.machine import (
     nvme_is_available,
     processor_computes_fp16,
 )
-from labsupport.memory import ALLOWANCE_BYTES, plan
-from labsupport.model_states import shares_of
+from labsupport.machine.cards import card
+from labsupport.memory.model_states import shares_of
+from labsupport.memory.planner import plan
 from labsupport.models import preset_named
 from labsupport.settings import nvme_buffer_bytes
 from labsupport.wording import gibibytes, ranks_in_words
 
+# A CUDA context, cuBLAS's and NCCL's own buffers: outside the allocator, so outside every plan. An allowance,
+# not a prediction.
+ALLOWANCE_BYTES = 2**30
+MOST_GPUS = 65_536
 MOST_CPU_RANKS = 4  # more would only wait for each other on a laptop's cores
 RANK_BYTES = 2**29  # Python with torch and DeepSpeed and gloo's buffers, without a model
+
+
+def fits(planned, card_name):
+    """Say whether a Plan's peak and 1 GiB for CUDA's and NCCL's own use fit into that card's memory.
+
+    Raises ConfigError, with the nearest name, for an unknown card.
+    """
+    return planned.peak_bytes + ALLOWANCE_BYTES <= card(card_name).memory_bytes
+
+
+def largest_model(card_name, model=None, **arguments):
+    """Return the Plan of the largest model that fits on every such card, or None where none does.
+
+    model: a preset or Preset, which is given as many layers as fit; without it, a bare number of parameters,
+    model states and buffers alone. arguments: those of `plan`.
+    """
+
+    def candidate(size):
+        if model is None:
+            return size
+        shape = preset_named(model) if isinstance(model, str) else model
+        return shape._replace(layers=size)
+
+    size = last_that_holds(
+        lambda size: fits(plan(candidate(size), **arguments), card_name), 10_000 if model else 10**14
+    )
+    return plan(candidate(size), **arguments) if size else None
+
+
+def smallest_world_size(card_name, model, config=None, **arguments):
+    """Return the Plan with the fewest ranks that fits on such cards, or None where 65,536 do not suffice.
+
+    The micro-batch stays as it is: give `config` train_micro_batch_size_per_gpu and no train_batch_size.
+    """
+
+    def too_small(world_size):
+        return not fits(plan(model, config, world_size=world_size, **arguments), card_name)
+
+    if too_small(MOST_GPUS):
+        return None
+    return plan(model, config, world_size=last_that_holds(too_small, MOST_GPUS) + 1, **arguments)
+
+
+def last_that_holds(holds, most):
+    """Return the largest whole number from 0 to `most` for which `holds`, which is monotone: true, then false."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+    return low
 
 
 def obstacle(config, model, ranks, accelerator=None, *, sequence_length=128, activation_checkpointing=False):

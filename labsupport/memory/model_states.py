@@ -1,7 +1,7 @@
 """What DeepSpeed 0.19.8 holds on rank 0 at each stage, term by term, in bytes: the planner's arithmetic. No torch.
 
 Every function takes the Shares of a model and the Settings of a config, and names the code that it describes
-in the installed package. labsupport.memory adds the terms up; labsupport.ledger measures the same roles.
+in the installed package. moments.py adds the terms up; labsupport.measure measures the same roles.
 """
 
 import math
@@ -9,18 +9,6 @@ from collections import Counter
 from typing import NamedTuple
 
 from labsupport.settings import FP32
-
-MODEL_STATES = ("parameters", "gradients", "master weights", "optimizer states")
-ROLES = (*MODEL_STATES, "communication buckets", "gathered parameters", "activations", "other")
-
-
-def memory_held(places):
-    """Return {role: bytes} of {place: {role: bytes}}, over all places but NVMe, which is no memory."""
-    held = dict.fromkeys(ROLES, 0)
-    for place, roles in places.items():
-        for role, count in roles.items() if place != "NVMe" else ():
-            held[role] += count
-    return held
 
 
 class Shares(NamedTuple):

@@ -4,19 +4,14 @@ import argparse
 import json
 import sys
 
-from labsupport.cards import card
 from labsupport.command_line import OneSentenceParser
 from labsupport.config import read_config
 from labsupport.errors import ConfigError, LabError
-from labsupport.memory import (
-    ALLOWANCE_BYTES,
-    MOMENTS,
-    fits,
-    largest_model,
-    model_state_bytes,
-    plan,
-    smallest_world_size,
-)
+from labsupport.machine.cards import card
+from labsupport.memory.moments import MOMENTS
+from labsupport.memory.paper import model_state_bytes
+from labsupport.memory.planner import plan
+from labsupport.memory.room import ALLOWANCE_BYTES, fits, largest_model, smallest_world_size
 from labsupport.models import PRESETS, Preset
 from labsupport.wording import gigabytes
 

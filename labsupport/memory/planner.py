@@ -1,0 +1,162 @@
+"""The planner: what a rank will hold, in bytes, before anything is run. Needs no torch.
+
+    python -m labsupport.memory --parameters 7.5e9 --stage 3 --world-size 64 --gpu H200
+    python -m labsupport.memory --model 1.3b --config ds_config.json --world-size 8
+
+paper.py has the ZeRO paper's formula; `plan` says what DeepSpeed 0.19.8 really holds, by the same roles and places
+as labsupport.measure measures.
+"""
+
+from typing import NamedTuple
+
+from labsupport.config_checks import require_count, require_positive_integer
+from labsupport.errors import ConfigError
+from labsupport.memory.activations import ATTENTIONS, NOTHING, activation_bytes
+from labsupport.memory.messages import predicted_collectives, times_ddp, total_wire_bytes
+from labsupport.memory.model_states import shares_of, shares_of_number
+from labsupport.memory.moments import (
+    DEVICES,
+    moments_of,
+)
+from labsupport.models import Preset, preset_named
+from labsupport.settings import Settings, read_settings
+
+
+class Plan(NamedTuple):
+    """A prediction for rank 0: moments is {moment: {place: {role: bytes}}}, for MOMENTS, all of them predicted."""
+
+    parameters: int
+    settings: Settings
+    moments: dict
+    peak_phase: str  # "forward", "backward" or "step"
+    collectives: dict  # {collective: message bytes} of one optimizer step, as messages.py has them
+
+    @property
+    def sent_bytes(self):
+        """The bytes that one rank sends in one optimizer step."""
+        return total_wire_bytes(self.collectives, self.settings.world_size)
+
+    @property
+    def times_ddp(self):
+        """The same as a multiple of what plain data parallelism sends; 0 on one rank."""
+        return times_ddp(self.collectives, self.parameters, self.settings)
+
+    def held(self, moment):
+        """Return {role: bytes} at a moment, in all places together."""
+        roles = {}
+        for by_role in self.moments[moment].values():
+            for role, count in by_role.items():
+                roles[role] = roles.get(role, 0) + count
+        return roles
+
+    def place_bytes(self, moment, place):
+        """Return the bytes in one place ("GPU", "host", "pinned host", "NVMe") at a moment."""
+        return sum(self.moments[moment].get(place, {}).values())
+
+    def host_bytes(self, moment):
+        """Return the bytes in the host's memory at a moment, pinned and not: those that offload put there."""
+        return self.place_bytes(moment, "host") + self.place_bytes(moment, "pinned host")
+
+    @property
+    def peak_bytes(self):
+        """The most bytes at one time where the model computes: on the GPU, or on the host of a CPU rank."""
+        return self.place_bytes("peak", "GPU") or self.place_bytes("peak", "host")
+
+
+def plan(
+    model,
+    config=None,
+    *,
+    world_size=1,
+    sequence_length=None,
+    activation_checkpointing=False,
+    attention="sdpa",
+    accelerator="cuda",
+    **choices,
+):
+    """Predict what rank 0 holds when DeepSpeed 0.19.8 trains `model` with `config`; return a Plan.
+
+    model: a preset's name, a labsupport.models.Preset, or a number of parameters, which has no activations
+    and no small tensors. config: a ds_config dict; or leave it out and name what matters, as keywords of
+    `choices_config`. sequence_length: tokens, by default the model's longest. accelerator: "cuda" (fused
+    optimizer, NCCL) or "cpu" (PyTorch's Adam, gloo). Raises ConfigError for what DeepSpeed would refuse or
+    ignore, for sizes that are not positive and finite, and for an unknown model, attention or accelerator.
+    """
+    if config is not None and choices:
+        raise ConfigError(f"plan got a config and {', '.join(choices)}: put everything into the config.")
+    for name, value, known in (("attention", attention, ATTENTIONS), ("accelerator", accelerator, tuple(DEVICES))):
+        if value not in known:
+            raise ConfigError(f"{name} is {value!r}: choose {' or '.join(map(repr, known))}.")
+    shape = preset_named(model) if isinstance(model, str) else model if isinstance(model, Preset) else None
+    if shape is None:
+        require_count("parameters", model)
+    settings = read_settings(config if config is not None else choices_config(**choices), world_size)
+    activations = NOTHING
+    if shape is not None:
+        tokens = shape.longest_sequence if sequence_length is None else sequence_length
+        require_positive_integer("sequence_length", tokens)
+        if tokens > shape.longest_sequence:
+            raise ConfigError(
+                f"sequence_length is {tokens}: this model reads at most {shape.longest_sequence} tokens; give fewer, "
+                "or a Preset with a longer longest_sequence."
+            )
+        activations = activation_bytes(
+            shape,
+            settings.micro_batch_size,
+            tokens,
+            settings.parameter_bytes,
+            attention,
+            activation_checkpointing,
+            settings.reduce_bucket_size,
+        )
+    shares = shares_of(shape.tensor_sizes, settings) if shape else shares_of_number(int(model), settings)
+    moments, phase = moments_of(shares, settings, activations, accelerator)
+    collectives = predicted_collectives(
+        shape.tensor_sizes if shape else [shares.parameters],
+        settings,
+        checkpointed_layers=shape.layers if shape and activation_checkpointing else 0,
+        tied_embedding=shape is not None and shape.architecture == "gpt2",
+    )
+    return Plan(shares.parameters, settings, moments, phase, collectives)
+
+
+def choices_config(
+    stage=0,
+    precision="bf16",
+    grad_accum_dtype=None,
+    low_precision_states=False,
+    offload_optimizer="none",
+    offload_param="none",
+    micro_batch_size=1,
+    gradient_accumulation_steps=1,
+    reduce_bucket_size=None,
+    overlap_comm=None,
+):
+    """Return the smallest ds_config for these choices; what is left out keeps DeepSpeed's own default.
+
+    low_precision_states: bf16 master weights and optimizer states.
+    """
+    zero = {"stage": stage}
+    if reduce_bucket_size is not None:
+        zero["reduce_bucket_size"] = reduce_bucket_size
+    if overlap_comm is not None:
+        zero["overlap_comm"] = overlap_comm
+    for key, device in (("offload_optimizer", offload_optimizer), ("offload_param", offload_param)):
+        if device != "none":
+            zero[key] = {"device": device} | ({"nvme_path": "/nvme"} if device == "nvme" else {})
+    config = {
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": gradient_accumulation_steps,
+        "zero_optimization": zero,
+    }
+    if precision not in ("fp32", "fp16", "bf16"):
+        raise ConfigError(f"precision is {precision!r}: choose fp32, fp16 or bf16.")
+    if precision != "fp32":
+        config[precision] = {"enabled": True}
+    if low_precision_states:
+        if precision != "bf16":
+            raise ConfigError(f"Low-precision states need bf16, and precision is {precision}: choose bf16.")
+        config["bf16"] |= {"bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
+    if grad_accum_dtype is not None:
+        config["data_types"] = {"grad_accum_dtype": grad_accum_dtype}
+    return config
