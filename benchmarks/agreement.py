@@ -18,7 +18,7 @@ from tqdm import tqdm
 from labsupport import agreement
 from labsupport.cluster import Ranks
 from labsupport.config import offload_devices
-from labsupport.hardware import describe_machine
+from labsupport.machine.hardware import describe_machine
 from labsupport.records import record
 
 ROOT = Path(__file__).parent.parent

@@ -37,7 +37,7 @@ from labsupport.command_line import OneSentenceParser
 from labsupport.errors import LabError, TrainingError
 from labsupport.gpu_cells import OUT_OF_MEMORY
 from labsupport.gpu_run import run_cell, run_fitting
-from labsupport.machine import can_write, gpu_count, gpu_name, gpu_obstacle
+from labsupport.machine.probes import can_write, gpu_count, gpu_name, gpu_obstacle
 from labsupport.records import FOLDER, commit, record
 
 ROOT = Path(__file__).parent.parent

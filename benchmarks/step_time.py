@@ -149,7 +149,7 @@ def medians(samples):
 def main():
     """Measure, fit, predict, print and record."""
     from labsupport.cluster import Ranks
-    from labsupport.hardware import describe_machine
+    from labsupport.machine.hardware import describe_machine
     from labsupport.records import record
 
     machine = describe_machine()

@@ -60,7 +60,7 @@ def measure(precision, seed, rounds, steps, warm_up_rounds):
 def main():
     """Measure, print, and record."""
     from labsupport.cluster import start_ranks
-    from labsupport.hardware import describe_machine
+    from labsupport.machine.hardware import describe_machine
     from labsupport.records import record
 
     machine = describe_machine()

@@ -9,7 +9,7 @@ import os
 
 from labsupport import walkthrough
 from labsupport.cluster import Ranks
-from labsupport.hardware import describe_machine
+from labsupport.machine.hardware import describe_machine
 from labsupport.records import record
 
 

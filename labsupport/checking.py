@@ -42,7 +42,7 @@ class Workers:
     def __init__(self, ranks):
         from labsupport.errors import TrainingError
         from labsupport.launch import launcher_environment
-        from labsupport.machine import free_port
+        from labsupport.machine.probes import free_port
 
         self.ranks, self.port = ranks, free_port()
         self.folder = tempfile.mkdtemp(prefix="deepspeed-exercises-")

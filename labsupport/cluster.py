@@ -16,7 +16,7 @@ import os
 import time
 
 from labsupport.errors import LabError, TrainingError
-from labsupport.machine import free_port, gpu_count
+from labsupport.machine.probes import free_port, gpu_count
 
 START_SECONDS = 600  # an op that was never compiled on this machine takes up to a minute of it
 STUCK_SECONDS = 15  # how long ranks may wait for one that has failed, before they are stopped
@@ -103,7 +103,7 @@ class Ranks:
     @property
     def precision(self):
         """The 16-bit precision that these ranks compute in: bf16 on the processor, whatever a GPU beside it has."""
-        from labsupport.hardware import describe_machine
+        from labsupport.machine.hardware import describe_machine
 
         return describe_machine().precision if self.accelerator == "cuda" else "bf16"
 

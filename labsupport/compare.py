@@ -37,7 +37,7 @@ def compare_stages(options):
 
 def default_ranks():
     """Return how many ranks a comparison gets here: one a GPU, at least two ranks on a CPU."""
-    from labsupport.hardware import describe_machine
+    from labsupport.machine.hardware import describe_machine
 
     machine = describe_machine()
     return machine.devices if machine.accelerator == "cuda" else 2

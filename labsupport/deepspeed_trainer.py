@@ -138,8 +138,8 @@ def run(arguments=None):
 def train(options):
     """Train on this rank as `options` ask and return the result on rank 0, None on the others."""
     from labsupport.engine import start_distributed
-    from labsupport.hardware import describe_machine
     from labsupport.launch import end_with_the_launcher
+    from labsupport.machine.hardware import describe_machine
 
     end_with_the_launcher()
     start_distributed()

@@ -24,10 +24,10 @@ from labsupport.config import (
     zero_stage,
 )
 from labsupport.errors import ConfigError, TrainingError
-from labsupport.hardware import accelerator, fused_adam, gpu_computes_bf16, nvme_obstacle, say_once
-from labsupport.machine import can_write, free_port
+from labsupport.machine.hardware import accelerator, fused_adam, gpu_computes_bf16, nvme_obstacle, say_once
+from labsupport.machine.op_builds import prepare_op_builds
+from labsupport.machine.probes import can_write, free_port
 from labsupport.memory.model_states import shares_of
-from labsupport.op_builds import prepare_op_builds
 from labsupport.settings import nvme_buffer_bytes, read_settings
 
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

@@ -44,8 +44,8 @@ def environment(cell, device):
     import torch
 
     from labsupport.flops import measured_matmul_flops
-    from labsupport.hardware import describe_machine
-    from labsupport.machine import driver_version, host_memory_bytes
+    from labsupport.machine.hardware import describe_machine
+    from labsupport.machine.probes import driver_version, host_memory_bytes
 
     machine = describe_machine()
     on_gpu = device.type == "cuda"
@@ -71,8 +71,8 @@ def environment(cell, device):
 
 def ops(_cell, _device):
     """Which ops DeepSpeed could compile here, how long that took, and which Adam the machine gets, and why."""
-    from labsupport.hardware import describe_machine
-    from labsupport.ops import compile_ops
+    from labsupport.machine.hardware import describe_machine
+    from labsupport.machine.ops import compile_ops
 
     start = time.perf_counter()
     machine = describe_machine()

@@ -250,7 +250,7 @@ def run_here(stage, model=None):
 
     from labsupport.gpu_run import run_cell, run_fitting
     from labsupport.gpu_stages import STAGES, Tier, environment, ops
-    from labsupport.machine import gpu_count
+    from labsupport.machine.probes import gpu_count
 
     if not gpu_count():
         return None

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from labsupport.errors import LabError, TrainingError
-from labsupport.machine import free_port
+from labsupport.machine.probes import free_port
 
 PROGRAM = Path(__file__).with_name("deepspeed_trainer.py")
 SET_BY_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT",

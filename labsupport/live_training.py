@@ -26,7 +26,7 @@ from pathlib import Path
 
 from labsupport.guard import remove_shared_memory
 from labsupport.launch import PROGRAM, launcher_command, launcher_environment
-from labsupport.machine import default_accelerator, free_port
+from labsupport.machine.probes import default_accelerator, free_port
 from labsupport.memory.messages import times_ddp
 from labsupport.memory.room import obstacle
 from labsupport.runs import WARM_UP_STEPS

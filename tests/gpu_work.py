@@ -94,7 +94,7 @@ def overflow():
 
 def fused_adam():
     """The largest difference between FusedAdam's and PyTorch's weights after ten steps, or why there is none."""
-    from labsupport.hardware import describe_machine
+    from labsupport.machine.hardware import describe_machine
 
     machine = describe_machine()
     if not machine.fused_adam:
@@ -123,8 +123,8 @@ def fused_adam():
 
 def allocator():
     """At rest, what CUDA's allocator says is handed out and what the ledger has counted, for every stage."""
-    from labsupport.hardware import describe_machine
     from labsupport.ledger import allocator_gap
+    from labsupport.machine.hardware import describe_machine
 
     found, precision = {}, describe_machine().precision
     for stage in range(4):
@@ -151,7 +151,7 @@ def stages_in_fp32():
 def planner():
     """The planner beside the ledger and the allocator, for a model whose tensors dwarf the allocator's rounding."""
     from labsupport import agreement
-    from labsupport.hardware import describe_machine
+    from labsupport.machine.hardware import describe_machine
 
     precision, found = describe_machine().precision, {}
     for stage in range(4):
@@ -167,7 +167,7 @@ def planner():
 def out_of_memory():
     """The sentence of a step that cannot fit."""
     from labsupport.errors import TrainingError
-    from labsupport.hardware import describe_machine
+    from labsupport.machine.hardware import describe_machine
 
     trainer = trainer_of(0, describe_machine().precision)
     whole = torch.cuda.get_device_properties(0).total_memory
@@ -186,7 +186,7 @@ def fused_attention():
     """The loss of a model on the GPU, with PyTorch's plain kernel of attention and without it."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    from labsupport.hardware import describe_machine
+    from labsupport.machine.hardware import describe_machine
     from labsupport.models import build_model
     from labsupport.training_loops import DTYPES
 

@@ -40,7 +40,7 @@ def test_setup_page_quotes_the_sentences_of_set_up(monkeypatch):
     import sys
     import sysconfig
 
-    from labsupport import preflight
+    from labsupport.machine import preflight
 
     page = (Path(__file__).parent.parent / "book" / "setup.md").read_text()
     with monkeypatch.context() as bare:

@@ -24,7 +24,7 @@ def who():
 
 
 def test_cpu_ranks_compute_in_bf16_also_beside_a_gpu_without_it(two_ranks, monkeypatch):
-    from labsupport import hardware
+    from labsupport.machine import hardware
 
     class Turing:
         precision = "fp16"

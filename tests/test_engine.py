@@ -9,7 +9,7 @@ import pytest
 import rank_work
 
 from labsupport.engine import LAUNCHER_VARIABLES, free_port
-from labsupport.hardware import describe_machine
+from labsupport.machine.hardware import describe_machine
 
 
 def on_ranks(two_ranks, function, *arguments, **options):
@@ -139,8 +139,9 @@ def test_a_full_gpu_is_told_in_one_sentence_by_the_trainer(two_ranks):
 def test_nvme_offload_from_a_gpu_needs_the_toolkit(monkeypatch, tmp_path):
     import torch.utils.cpp_extension
 
-    from labsupport import engine, hardware
+    from labsupport import engine
     from labsupport.errors import TrainingError
+    from labsupport.machine import hardware
 
     class Accelerator:
         def device_name(self):

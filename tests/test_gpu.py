@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from labsupport.agreement import PEAK_TOLERANCE, STATE_TOLERANCE
-from labsupport.machine import has_gpu_device
+from labsupport.machine.probes import has_gpu_device
 
 LABS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 pytestmark = [

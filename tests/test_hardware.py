@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from labsupport import hardware
+from labsupport.machine import hardware
 
 
 def test_without_a_cuda_compiler_torchs_adam_is_chosen():

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, needs_chromium
 
 from labsupport.launch import stop_group
-from labsupport.machine import free_port
+from labsupport.machine.probes import free_port
 
 pytestmark = [
     needs_chromium,

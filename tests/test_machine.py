@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from labsupport import machine
+from labsupport.machine import probes as machine
 
 ASK = "from labsupport.machine import locking_obstacle as o; print(o(2**27)); print(o(2**20) == '')"
 

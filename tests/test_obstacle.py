@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from labsupport import create_deepspeed_config, machine
+from labsupport import create_deepspeed_config
+from labsupport.machine import probes as machine
 from labsupport.memory import room as obstacle
 from labsupport.memory.planner import plan
 from labsupport.memory.room import ALLOWANCE_BYTES

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.cpp_extension import get_default_build_root
 
-from labsupport import op_builds
-from labsupport.op_builds import PROCESSOR_OPS, prepare_op_builds
+from labsupport.machine import op_builds
+from labsupport.machine.op_builds import PROCESSOR_OPS, prepare_op_builds
 
 
 def test_a_lock_is_removed_only_where_nobody_compiles(monkeypatch, tmp_path, capsys):

@@ -3,8 +3,8 @@
 import dataclasses
 import subprocess
 
-from labsupport import ops
-from labsupport.hardware import describe_machine
+from labsupport.machine import ops
+from labsupport.machine.hardware import describe_machine
 
 
 def test_each_machine_compiles_what_it_uses():

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from labsupport import preflight
+from labsupport.machine import preflight
 
 
 def test_this_machine_misses_nothing():

@@ -10,7 +10,8 @@ import tempfile
 import psutil
 
 from labsupport.errors import ConfigError
-from labsupport.machine import (
+from labsupport.machine.cards import card
+from labsupport.machine.probes import (
     default_accelerator,
     free_gpu_bytes,
     gpu_count,
@@ -18,7 +19,6 @@ from labsupport.machine import (
     nvme_is_available,
     processor_computes_fp16,
 )
-from labsupport.machine.cards import card
 from labsupport.memory.model_states import shares_of
 from labsupport.memory.planner import plan
 from labsupport.models import preset_named

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 
-from labsupport.hardware import describe_machine
-from labsupport.op_builds import clear_stale_lock
+from labsupport.machine.hardware import describe_machine
+from labsupport.machine.op_builds import clear_stale_lock
 
 MINUTES = {"ShareMemCommBuilder": 1, "CPUAdamBuilder": 1.5, "AsyncIOBuilder": 5}
 

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import torch
 
-from labsupport.machine import (
+from labsupport.machine.op_builds import clear_stale_lock, prepare_op_builds
+from labsupport.machine.probes import (
     LOCKED_BY_LABS_BYTES,
     gpu_obstacle,
     has_gpu_device,
     locking_obstacle,
     nvme_is_available,
 )
-from labsupport.op_builds import clear_stale_lock, prepare_op_builds
 
 
 @dataclass(frozen=True)
