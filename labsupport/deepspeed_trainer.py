@@ -146,9 +146,9 @@ def train(options):
     import torch
 
     from labsupport.corpus import endless_batches, text_loader
-    from labsupport.ledger import held_by_place
+    from labsupport.measure.ledger import held_by_place
+    from labsupport.measure.report import Events, measure
     from labsupport.models import build_model, checkpoint_activations, compile_layers, count_parameters
-    from labsupport.run_report import Events, measure
     from labsupport.trainer import DeepSpeedTrainer
 
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()

@@ -259,7 +259,7 @@ def _counted(precision):
 
     from labsupport.config import create_deepspeed_config
     from labsupport.engine import initialize_deepspeed
-    from labsupport.ledger import held_bytes, model_state_total
+    from labsupport.measure.ledger import held_bytes, model_state_total
     from labsupport.models import count_parameters
 
     config = create_deepspeed_config(2, precision=precision, train_batch_size=1, bucket_size=1000)
@@ -274,7 +274,7 @@ def _counted(precision):
 
 
 def _planned(precision, ranks):
-    from labsupport.ledger import model_state_total
+    from labsupport.measure.ledger import model_state_total
     from labsupport.memory.planner import plan
 
     count = 10**9

@@ -17,8 +17,8 @@ import statistics
 import sys
 import time
 
-from labsupport.agreement import with_nvme_path
 from labsupport.errors import LabError
+from labsupport.measure.agreement import with_nvme_path
 from labsupport.models import preset_named
 
 WARM_UP_WINDOWS = 2
@@ -89,7 +89,7 @@ def ops(_cell, _device):
 
 def memory(cell, _device):
     """What the ledger counts at the four moments of a step, as labsupport.agreement measures it."""
-    from labsupport.agreement import measure
+    from labsupport.measure.agreement import measure
 
     return measure(cell)
 
@@ -104,8 +104,8 @@ def speed(cell, device):
 
 def grid(cell, device):
     """Speed and memory of one engine: the allocator's peak of a plain step, then what the ledger says it was."""
-    from labsupport.agreement import moments_of
-    from labsupport.ledger import allocator_gap, other_bytes
+    from labsupport.measure.agreement import moments_of
+    from labsupport.measure.ledger import allocator_gap, other_bytes
     from labsupport.trainer import DeepSpeedTrainer
     from labsupport.training_loops import by_train_epoch
 
@@ -186,7 +186,7 @@ def communication(cell, device):
     """Speed on several ranks, the message bytes of a step, and the share of it in which NCCL kernels run."""
     import torch
 
-    from labsupport.memory.messages import measured_collectives
+    from labsupport.measure.collectives import measured_collectives
     from labsupport.trainer import DeepSpeedTrainer
     from labsupport.training_loops import by_train_epoch
 

@@ -6,11 +6,11 @@ speed_by_stage()                # a figure; or a note, where no GPU was measured
 
 import statistics
 
-from labsupport import agreement
 from labsupport.config import config_precision, offload_devices, zero_stage
 from labsupport.errors import LabError, TrainingError
 from labsupport.flops import H100_BF16_FLOPS, utilisation
 from labsupport.gpu_cells import micro_batch_size, shape_of
+from labsupport.measure import agreement
 from labsupport.memory.messages import total_wire_bytes
 from labsupport.memory.roles import ROLES
 from labsupport.plots import grouped_bars, roles_side_by_side

@@ -11,12 +11,12 @@ import copy
 import shutil
 import tempfile
 
-from labsupport import agreement
 from labsupport.config import config_precision, create_deepspeed_config, merge_configs, offload_devices, zero_stage
 from labsupport.errors import TrainingError
 from labsupport.flops import MATRIX_SIZE
 from labsupport.gpu_cells import WARM_UP_WINDOWS, micro_batch_size, shape_of
 from labsupport.machine.probes import locking_obstacle, processor_computes_fp16
+from labsupport.measure import agreement
 from labsupport.memory.model_states import shares_of
 from labsupport.memory.planner import plan
 from labsupport.memory.room import ALLOWANCE_BYTES, last_that_holds

@@ -140,7 +140,7 @@ def _save_checkpoint(work):
 
 def _load_checkpoint(work):
     """load_checkpoint(folder) brings all of it back into a fresh engine, and returns the client state."""
-    from labsupport.ledger import held_bytes, model_state_total
+    from labsupport.measure.ledger import held_bytes, model_state_total
 
     work.model_state_bytes = model_state_total(held_bytes(work.trainer.engine))
     work.trainer.engine.destroy()

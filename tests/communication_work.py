@@ -15,7 +15,7 @@ def count_messages(model, options, changes, checkpointing=False):
     """
     from labsupport import DeepSpeedTrainer, create_deepspeed_config
     from labsupport.config import merge_configs
-    from labsupport.memory.messages import measured_collectives
+    from labsupport.measure.collectives import measured_collectives
 
     ranks = torch.distributed.get_world_size()
     steps = options.get("gradient_accumulation_steps", 1)

@@ -50,7 +50,7 @@ def batches(count, length=256):
 def training():
     """Where a model was trained, by several witnesses, and its losses."""
     from labsupport import describe_machine
-    from labsupport.ledger import held_by_place, model_state_total
+    from labsupport.measure.ledger import held_by_place, model_state_total
 
     torch.cuda.reset_peak_memory_stats()
     machine = describe_machine()
@@ -123,8 +123,8 @@ def fused_adam():
 
 def allocator():
     """At rest, what CUDA's allocator says is handed out and what the ledger has counted, for every stage."""
-    from labsupport.ledger import allocator_gap
     from labsupport.machine.hardware import describe_machine
+    from labsupport.measure.ledger import allocator_gap
 
     found, precision = {}, describe_machine().precision
     for stage in range(4):
@@ -150,8 +150,8 @@ def stages_in_fp32():
 
 def planner():
     """The planner beside the ledger and the allocator, for a model whose tensors dwarf the allocator's rounding."""
-    from labsupport import agreement
     from labsupport.machine.hardware import describe_machine
+    from labsupport.measure import agreement
 
     precision, found = describe_machine().precision, {}
     for stage in range(4):

@@ -209,7 +209,7 @@ def batch_kinds(stage):
 def held_per_parameter(stage, precision):
     """Bytes of each role per parameter of a large linear layer, after two steps, as the ledger counts them."""
     from labsupport import DeepSpeedTrainer
-    from labsupport.ledger import held_bytes
+    from labsupport.measure.ledger import held_bytes
 
     size = 512
     model = torch.nn.Linear(size, size, bias=False)
@@ -224,7 +224,7 @@ def held_per_parameter(stage, precision):
 
 def two_watched_steps():
     """The peak's roles of two steps in a row, the gathering of live parameters included."""
-    from labsupport.timeline import watch_step
+    from labsupport.measure.timeline import watch_step
 
     trainer = make_trainer(3)
     batch = next(iter(loader(2)))
@@ -237,7 +237,7 @@ def two_watched_steps():
 
 def counted_quickly_and_wholly():
     """held_bytes without and with the tensors of unknown purpose; the quick one may not walk over objects."""
-    from labsupport import claims, ledger
+    from labsupport.measure import claims, ledger
 
     trainer = make_trainer(2)
     trainer.train_step(next(iter(loader(2))))
@@ -338,7 +338,7 @@ def measured_with_fp16(run):
     """What agreement.measure finds, on a processor that is told to compute in fp16 although it is slow at it."""
     from deepspeed.accelerator import get_accelerator
 
-    from labsupport import agreement
+    from labsupport.measure import agreement
 
     accelerator = get_accelerator()
     accelerator.is_fp16_supported = lambda: True

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from labsupport import timeline
+from labsupport.measure import timeline
 from labsupport.memory.activations import activation_bytes
 from labsupport.models import Preset, build_model
 

@@ -3,8 +3,8 @@
 import pytest
 import rank_work
 
-from labsupport import agreement
-from labsupport.agreement import cell, cells, compare
+from labsupport.measure import agreement
+from labsupport.measure.agreement import cell, cells, compare
 from labsupport.records import read_record
 
 # One of every kind that two ranks can run quickly; the recorded runs cover the rest.

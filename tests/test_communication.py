@@ -9,13 +9,8 @@ import communication_work
 import pytest
 
 from labsupport.errors import ConfigError, LabError
-from labsupport.memory.messages import (
-    measured_collectives,
-    predicted_collectives,
-    times_ddp,
-    total_wire_bytes,
-    wire_bytes,
-)
+from labsupport.measure.collectives import measured_collectives
+from labsupport.memory.messages import predicted_collectives, times_ddp, total_wire_bytes, wire_bytes
 from labsupport.memory.paper import paper_elements
 from labsupport.models import PRESETS
 from labsupport.settings import Settings, read_settings

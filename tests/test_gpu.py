@@ -9,8 +9,8 @@ import sys
 import pytest
 from conftest import ROOT
 
-from labsupport.agreement import PEAK_TOLERANCE, STATE_TOLERANCE
 from labsupport.machine.probes import has_gpu_device
+from labsupport.measure.agreement import PEAK_TOLERANCE, STATE_TOLERANCE
 
 LABS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 pytestmark = [

@@ -26,7 +26,7 @@ def test_held_bytes_are_those_of_the_dtypes(two_ranks, stage, precision):
 
 
 def test_views_and_shared_storages_count_once():
-    from labsupport.claims import storages
+    from labsupport.measure.claims import storages
 
     base = torch.zeros(100)
     views = [base[:50], base[50:], base.view(10, 10), base]
@@ -35,7 +35,7 @@ def test_views_and_shared_storages_count_once():
 
 
 def test_what_was_there_before_the_engine_can_be_left_out():
-    from labsupport.ledger import held_bytes, other_bytes
+    from labsupport.measure.ledger import held_bytes, other_bytes
 
     text = torch.ones(1_000_000)
     base = other_bytes()

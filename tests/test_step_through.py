@@ -7,7 +7,7 @@ from conftest import needs_chromium
 from test_walkthrough import RECORD, RECORDED, name, unfold
 
 from labsupport import widgets
-from labsupport.blocks import BLOCKS, ROLES
+from labsupport.measure.blocks import BLOCKS, ROLES
 from labsupport.plots import ROLE_COLOURS
 
 pytestmark = [needs_chromium]

@@ -26,7 +26,7 @@ def backend(monkeypatch):
 
     from deepspeed.comm import comm
 
-    from labsupport.timeline import COLLECTIVES
+    from labsupport.measure.timeline import COLLECTIVES
 
     backend = SimpleNamespace(**{name: (lambda *tensors, **_: tensors) for name, *_ in COLLECTIVES})
     monkeypatch.setattr(comm, "cdb", backend)
@@ -34,8 +34,8 @@ def backend(monkeypatch):
 
 
 def test_the_peak_of_a_step_sees_what_the_step_frees_again(backend):
-    from labsupport.ledger import held_bytes
-    from labsupport.timeline import peak_step_bytes
+    from labsupport.measure.ledger import held_bytes
+    from labsupport.measure.timeline import peak_step_bytes
 
     engine = engine_of(torch.nn.Linear(2, 1))
     at_rest = sum(held_bytes(engine).values())
@@ -44,8 +44,8 @@ def test_the_peak_of_a_step_sees_what_the_step_frees_again(backend):
 
 
 def test_a_watched_step_sorts_its_bytes_and_ends_where_it_began(backend):
-    from labsupport.ledger import held_bytes
-    from labsupport.timeline import watch_step
+    from labsupport.measure.ledger import held_bytes
+    from labsupport.measure.timeline import watch_step
 
     engine = engine_of(torch.nn.Sequential(torch.nn.Linear(256, 512, bias=False), torch.nn.Tanh()))
     data = torch.ones(1024, 256)
@@ -78,7 +78,7 @@ PHASES = ["forward", "backward", "step"]
 
 
 def test_watching_leaves_the_engine_and_the_backend_as_they_were(backend):
-    from labsupport.timeline import watch_step
+    from labsupport.measure.timeline import watch_step
 
     engine = engine_of(torch.nn.Linear(2, 1))
     before = dict(vars(engine)), dict(vars(backend))

@@ -5,13 +5,13 @@ from collections import Counter
 
 import pytest
 
-from labsupport import walkthrough
-from labsupport.blocks import BLOCKS, ROLES
 from labsupport.errors import LabError
+from labsupport.measure import walkthrough
+from labsupport.measure.blocks import BLOCKS, ROLES
+from labsupport.measure.walkthrough import CONTROL_BYTES, MODEL
 from labsupport.memory.messages import predicted_collectives, times_ddp, total_wire_bytes
 from labsupport.records import FOLDER, read_record
 from labsupport.settings import read_settings
-from labsupport.walkthrough import CONTROL_BYTES, MODEL
 
 RECORD = read_record("walkthrough")
 RECORDED = RECORD["measured"]["runs"]

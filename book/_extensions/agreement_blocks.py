@@ -5,8 +5,8 @@ PYTHONPATH=book/_extensions python -c "import agreement_blocks; print(agreement_
 
 import statistics
 
-from labsupport import agreement
 from labsupport.config import config_precision, zero_stage
+from labsupport.measure import agreement
 from labsupport.plots import MEASURED_COLOUR, PREDICTED_COLOUR, LabFigure, empty_figure
 from labsupport.records import read_record
 

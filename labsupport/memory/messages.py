@@ -1,7 +1,6 @@
-"""What one rank sends in an optimizer step: DeepSpeed's own count of its messages, and the prediction. No torch.
+"""What one rank will send in an optimizer step, from the tensors' sizes and the config. No torch.
 
-    measured_collectives(engine, step)                # {collective: message bytes}, by DeepSpeed's comms_logger
-    predicted_collectives(sizes, settings)            # the same, from the tensors' sizes and the config
+    predicted_collectives(sizes, settings)            # {collective: message bytes}, as DeepSpeed counts them
     times_ddp(collectives, parameters, settings)      # 1.0 is what plain data parallelism sends
 
 A message has the size of the tensor that DeepSpeed hands over, which for an all-gather is one rank's part.
@@ -12,7 +11,7 @@ arXiv 1910.02054, section 7. What is described of DeepSpeed stands in 0.19.8's f
 from collections import Counter
 
 from labsupport.config_checks import require_positive_integer, require_stage
-from labsupport.errors import ConfigError, LabError
+from labsupport.errors import ConfigError
 
 # Bytes that one of n ranks sends for each byte of the message.
 _SENT_PER_BYTE = {
@@ -35,7 +34,7 @@ def wire_bytes(collective, message_bytes, world_size):
     ConfigError for another collective.
     """
     require_positive_integer("world_size", world_size)
-    name = _plain(collective)
+    name = plain_name(collective)
     if name not in _SENT_PER_BYTE:
         raise ConfigError(f"There is no collective {collective!r} here: choose one of {', '.join(_SENT_PER_BYTE)}.")
     return message_bytes * _SENT_PER_BYTE[name](world_size)
@@ -54,35 +53,6 @@ def times_ddp(collectives, parameters, settings):
     """
     plain = wire_bytes("all_reduce", parameters * settings.parameter_bytes, settings.world_size)
     return total_wire_bytes(collectives, settings.world_size) / plain if plain else 0.0
-
-
-def measured_collectives(engine, step):
-    """Run `step()` and return this rank's {collective: message bytes}, as DeepSpeed's comms_logger sees them.
-
-    step: a function that trains one whole optimizer step, from one micro-batch or several. Every rank must
-    call it. No setting of the config is needed, nothing is printed, and a log that the config asked for goes
-    on afterwards without these messages. Stage 3 records its trace first: train two steps before this one.
-    Raises LabError where `step` made no optimizer step, or several.
-    """
-    from deepspeed.comm import comm
-    from deepspeed.utils.comms_logging import CommsLogger
-
-    sent, before = Counter(), engine.global_steps
-    logger = CommsLogger()
-    logger.enabled = logger.prof_all = True
-    # Its own append divides by the time that the message took, which a clock may show as zero.
-    logger.append = lambda _function, name, _seconds, size: sent.update({_plain(name): size})
-    previous, comm.comms_logger = comm.comms_logger, logger
-    try:
-        step()
-    finally:
-        comm.comms_logger = previous
-    if engine.global_steps != before + 1:
-        raise LabError(
-            f"The step made {engine.global_steps - before} optimizer steps: train exactly one, which takes "
-            f"{engine.gradient_accumulation_steps()} micro-batches here."
-        )
-    return {name: size for name, size in sent.items() if size}
 
 
 def predicted_collectives(parameter_sizes, settings, *, checkpointed_layers=0, tied_embedding=False):
@@ -110,7 +80,7 @@ def predicted_collectives(parameter_sizes, settings, *, checkpointed_layers=0, t
     return {name: count * settings.parameter_bytes for name, count in elements.items() if count}
 
 
-def _plain(name):
+def plain_name(name):
     return name.removesuffix("_into_tensor").removesuffix("_tensor")
 
 

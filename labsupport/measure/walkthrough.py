@@ -10,7 +10,9 @@ What it says is held is what was held when the next one began. labsupport/step_t
 import contextlib
 import io
 
-from labsupport.blocks import (
+from labsupport.config import create_deepspeed_config, merge_configs
+from labsupport.errors import LabError
+from labsupport.measure.blocks import (
     BLOCKS,
     ROLES,
     block_modules,
@@ -19,11 +21,9 @@ from labsupport.blocks import (
     held_by_block,
     tensor_bytes,
 )
-from labsupport.config import create_deepspeed_config, merge_configs
-from labsupport.errors import LabError
+from labsupport.measure.timeline import around_calls
 from labsupport.memory.messages import total_wire_bytes
 from labsupport.models import Preset
-from labsupport.timeline import around_calls
 
 # Embedding, layers and head have 262,400 elements each (the head 128 more): a bucket of gradients is one block.
 MODEL = Preset("llama", 4, 128, 4, 256, 512, vocabulary=2050)
@@ -80,8 +80,8 @@ def record_step(run):
     """
     import torch
 
-    from labsupport.ledger import held_bytes
-    from labsupport.memory.messages import measured_collectives
+    from labsupport.measure.collectives import measured_collectives
+    from labsupport.measure.ledger import held_bytes
     from labsupport.models import build_model
     from labsupport.trainer import DeepSpeedTrainer
 
@@ -208,7 +208,7 @@ class Recorder:
                 self.frames[-1]["to"][str(to)] = self.frames[-1]["to"].get(str(to), 0) + message_bytes
 
     def _end(self):
-        from labsupport.ledger import held_bytes
+        from labsupport.measure.ledger import held_bytes
 
         if self.frames:
             held = held_by_block(self.engine, self.block_of)

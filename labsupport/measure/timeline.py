@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from labsupport.claims import buckets, claims, storages, storages_by_role
+from labsupport.measure.claims import buckets, claims, storages, storages_by_role
 from labsupport.memory.roles import ROLES
 
 PHASES = ("forward", "backward", "step")

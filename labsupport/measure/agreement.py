@@ -117,7 +117,7 @@ def measure(run, nvme_path=None):
 
     import torch
 
-    from labsupport.ledger import other_bytes
+    from labsupport.measure.ledger import other_bytes
     from labsupport.models import build_model, checkpoint_activations
     from labsupport.trainer import DeepSpeedTrainer
 
@@ -141,10 +141,10 @@ def moments_of(trainer, batch, base):
 
     batch: a micro-batch on the device. base: what other_bytes gave before there was a model.
     """
-    from labsupport.ledger import held_by_place, release_cublas_workspaces
-    from labsupport.memory.messages import measured_collectives
+    from labsupport.measure.collectives import measured_collectives
+    from labsupport.measure.ledger import held_by_place, release_cublas_workspaces
+    from labsupport.measure.timeline import peak_step_bytes, watch_step
     from labsupport.models import count_parameters
-    from labsupport.timeline import peak_step_bytes, watch_step
 
     engine = trainer.engine
     accumulation = engine.gradient_accumulation_steps()

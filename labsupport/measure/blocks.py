@@ -5,7 +5,7 @@
 labsupport.claims says which attributes of DeepSpeed 0.19.8 hold what; here they are taken apart by parameter.
 """
 
-from labsupport.claims import address, buckets, storages
+from labsupport.measure.claims import address, buckets, storages
 
 BLOCKS = ("embedding", "layer 1", "layer 2", "layer 3", "layer 4", "head")
 ROLES = ("parameters", "gathered parameters", "gradients", "master weights", "optimizer states")

@@ -8,10 +8,10 @@ labsupport/deepspeed_trainer.py writes both; labsupport.live_training reads them
 import itertools
 import json
 
-from labsupport.ledger import held_by_place, held_bytes, largest_over_ranks, model_state_total
-from labsupport.memory.messages import measured_collectives
+from labsupport.measure.collectives import measured_collectives
+from labsupport.measure.ledger import held_by_place, held_bytes, largest_over_ranks, model_state_total
+from labsupport.measure.timeline import peak_step_bytes, watch_step
 from labsupport.memory.roles import memory_held
-from labsupport.timeline import peak_step_bytes, watch_step
 
 
 class Events:

@@ -13,7 +13,7 @@ import os
 
 import torch
 
-from labsupport.claims import address, live_tensors, storages, storages_by_role, swap_files
+from labsupport.measure.claims import address, live_tensors, storages, storages_by_role, swap_files
 from labsupport.memory.roles import MODEL_STATES, PLACES, ROLES, memory_held
 
 
