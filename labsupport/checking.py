@@ -21,9 +21,9 @@ import sys
 import tempfile
 import threading
 import time
-from pathlib import Path
 
 from labsupport.judging import Exercise, Mistaken, NotAttempted, Unusable
+from labsupport.launch.processes import descendants, end, remove_shared_memory
 from labsupport.wording import first_line
 
 START_SECONDS = 600  # an op that was never compiled on this machine takes up to a minute of it
@@ -41,12 +41,12 @@ class Workers:
 
     def __init__(self, ranks):
         from labsupport.errors import TrainingError
-        from labsupport.launch import launcher_environment
+        from labsupport.launch.launcher import importing_this_package, launcher_environment
         from labsupport.machine.probes import free_port
 
         self.ranks, self.port = ranks, free_port()
         self.folder = tempfile.mkdtemp(prefix="deepspeed-exercises-")
-        environment = launcher_environment() | {
+        environment = importing_this_package(launcher_environment()) | {
             "DS_ACCELERATOR": "cpu",
             "OMP_NUM_THREADS": "1",
             "WORLD_SIZE": str(ranks),
@@ -54,9 +54,6 @@ class Workers:
             "MASTER_PORT": str(self.port),
             "TMPDIR": self.folder,
             "TQDM_DISABLE": "1",
-            "PYTHONPATH": os.pathsep.join(
-                filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")])
-            ),
         }
         self._processes, self._connections = [], []
         try:
@@ -123,10 +120,8 @@ class Workers:
 
     def stop(self):
         """End the workers, with whatever their answers started, and remove what they left; twice is harmless."""
-        from labsupport.guard import remove_shared_memory
-
         for process in self._processes:
-            _end_children(process.pid)
+            end(descendants(process.pid))
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -276,22 +271,10 @@ def _leave_after(parent, leave):
 
 def _leave(port, folder):
     """End this worker and its children, and remove what they leave: nobody else is there to do it."""
-    from labsupport.guard import remove_shared_memory
-
-    _end_children(os.getpid())
+    end(descendants(os.getpid()))
     remove_shared_memory(port)
     shutil.rmtree(folder, ignore_errors=True)
     os.killpg(os.getpid(), signal.SIGKILL)
-
-
-def _end_children(pid):
-    """End every process that descends from `pid`, in whatever session it is."""
-    import psutil
-
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
 
 
 if __name__ == "__main__":

@@ -13,9 +13,11 @@ is then a rank to DeepSpeed like any other.
 import contextlib
 import html
 import os
+import signal
 import time
 
 from labsupport.errors import LabError, TrainingError
+from labsupport.launch.processes import end_with
 from labsupport.machine.probes import free_port, gpu_count
 
 START_SECONDS = 600  # an op that was never compiled on this machine takes up to a minute of it
@@ -188,24 +190,14 @@ class Ranks:
 
 def _become_rank(rank, environment, kernel_pid, controller_pid):
     """Runs on the engine: take the rank's environment, join the group, and die with the notebook."""
-    import os
-    import threading
-    import time
-
     os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
 
-    def watch():
-        import signal
-
-        import psutil
-
-        while psutil.pid_exists(kernel_pid):
-            time.sleep(2)
-        if psutil.pid_exists(controller_pid):
+    def leave():
+        with contextlib.suppress(ProcessLookupError):
             os.kill(controller_pid, signal.SIGTERM)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    end_with(kernel_pid, then=leave)
 
     import deepspeed
     import torch

@@ -2,7 +2,7 @@
 
 from labsupport.command_line import write_json
 from labsupport.errors import LabError
-from labsupport.launch import run_program
+from labsupport.launch.launcher import run_program
 from labsupport.wording import mebibytes
 
 BEST_FOR = {

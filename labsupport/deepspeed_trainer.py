@@ -10,7 +10,6 @@ What the program does with its arguments stands in labsupport/program.py.
 import argparse
 import itertools
 import os
-import socket
 import statistics
 import sys
 import time
@@ -27,6 +26,7 @@ from labsupport.config import (
 )
 from labsupport.engine import initialize_deepspeed
 from labsupport.errors import ConfigError, LabError, TrainingError
+from labsupport.launch.hostfile import hand_over_to_launcher
 from labsupport.models import PRESETS
 from labsupport.records import versions
 from labsupport.runs import WARM_UP_STEPS
@@ -122,7 +122,7 @@ def run(arguments=None):
         if path and not Path(path).resolve().parent.is_dir():
             raise LabError(f"Cannot write the {what} to {path}: its folder does not exist; choose another file.")
     if options.hostfile:
-        return _hand_over_to_launcher(options.hostfile, arguments)
+        return hand_over_to_launcher(options.hostfile, arguments)
     if options.compare:
         from labsupport.compare import compare_stages
 
@@ -138,7 +138,7 @@ def run(arguments=None):
 def train(options):
     """Train on this rank as `options` ask and return the result on rank 0, None on the others."""
     from labsupport.engine import start_distributed
-    from labsupport.launch import end_with_the_launcher
+    from labsupport.launch.processes import end_with_the_launcher
     from labsupport.machine.hardware import describe_machine
 
     end_with_the_launcher()
@@ -288,37 +288,6 @@ def _timed_steps(trainer, batches, steps, accumulation, after_step):
             bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
             bar.update()
     return losses, seconds
-
-
-def _hand_over_to_launcher(hostfile, arguments):
-    """Start the deepspeed launcher over the hostfile, with these arguments less --hostfile itself."""
-    from labsupport.launch import (
-        PROGRAM,
-        check_hostfile,
-        launcher_command,
-        launcher_environment,
-        run_to_the_end,
-    )
-
-    hosts = check_hostfile(hostfile)
-    if int(os.environ.get("RANK", "0")) != 0:
-        return 0  # the first rank hands over for all
-    kept, skip = [], False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument == "--hostfile":
-            skip = True
-        elif not argument.startswith(("--hostfile=", "--local_rank=")):
-            kept.append(argument)
-    launcher = launcher_command(hostfile=hostfile)
-    if set(hosts) <= {"localhost", "127.0.0.1", socket.gethostname()}:
-        # DeepSpeed asks ssh for this machine's own address too, and fails where no ssh server runs.
-        launcher += ["--no_ssh_check", "--master_addr", "127.0.0.1"]
-    command = [*launcher, str(PROGRAM), *kept]
-    print(f"Handing over: deepspeed --hostfile {hostfile} {PROGRAM.name} {' '.join(kept)}", flush=True)
-    status, _ = run_to_the_end(command, launcher_environment(), on_line=lambda line: print(line, flush=True))
-    return status
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from labsupport.gpu_cells import OUT_OF_MEMORY
 from labsupport.gpu_stages import label, next_size_down
-from labsupport.launch import launcher_environment, run_to_the_end
+from labsupport.launch.launcher import launcher_environment
+from labsupport.launch.processes import run_to_the_end
 
 PACKAGE_PARENT = Path(__file__).parent.parent
 CELL_SECONDS = 900  # a cell that takes longer is stopped, and told so

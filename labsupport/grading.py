@@ -20,9 +20,9 @@ from pathlib import Path
 
 import psutil
 
-from labsupport import guard
 from labsupport.errors import LabError
 from labsupport.exercises import Verdict, stop_workers, verify_pickled
+from labsupport.launch.processes import adopt_orphans, end_family
 
 COLUMNS = ("submission", "exercise", "title", "passed", "message", "run", "seconds")
 POLL_SECONDS = 0.5
@@ -111,7 +111,7 @@ def _run(path, temporary, answers, minutes, memory_gib, cell_seconds):
         "TORCH_EXTENSIONS_DIR": os.environ.get("TORCH_EXTENSIONS_DIR", str(Path.home() / ".cache/torch_extensions")),
     }
     inner = [sys.executable, "-m", "labsupport.submission", notebook, str(answers), str(cell_seconds)]
-    command = [sys.executable, "-m", "labsupport.guard", str(os.getpid()), str(temporary), "0", *inner]
+    command = [sys.executable, "-m", "labsupport.launch.guard", str(os.getpid()), str(temporary), "0", *inner]
     process = subprocess.Popen(
         command,
         env=environment,
@@ -186,8 +186,8 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    guard.adopt_orphans()
+    adopt_orphans()
     status = main()
     stop_workers()
-    guard.end_family()  # what an answer started and detached from the process that judged it
+    end_family()  # what an answer started and detached from the process that judged it
     sys.exit(status)

@@ -24,8 +24,8 @@ import threading
 import time
 from pathlib import Path
 
-from labsupport.guard import remove_shared_memory
-from labsupport.launch import PROGRAM, launcher_command, launcher_environment
+from labsupport.launch.launcher import PROGRAM, launcher_command, launcher_environment
+from labsupport.launch.processes import remove_shared_memory
 from labsupport.machine.probes import default_accelerator, free_port
 from labsupport.memory.messages import times_ddp
 from labsupport.memory.room import obstacle
@@ -141,7 +141,7 @@ class LiveTraining:
         (folder / "events.jsonl").touch()
         files = {"--config": "ds_config.json", "--events": "events.jsonl", "--json": "result.json"}
         program = [PROGRAM, *self._arguments, *(part for name in files for part in (name, folder / files[name]))]
-        guard = [sys.executable, "-m", "labsupport.guard", os.getpid(), folder, port]
+        guard = [sys.executable, "-m", "labsupport.launch.guard", os.getpid(), folder, port]
         command = [*guard, *launcher_command(self.ranks, port=port), *program]
         with open(folder / "output.txt", "w") as output:
             return subprocess.Popen(

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from labsupport.compare import BEST_FOR
-from labsupport.launch import PROGRAM, launcher_environment
+from labsupport.launch.launcher import PROGRAM, launcher_environment
 
 
 def test_compare_measures_all_four_stages(tmp_path):

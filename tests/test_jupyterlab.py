@@ -13,7 +13,7 @@ import psutil
 import pytest
 from conftest import ROOT, needs_chromium
 
-from labsupport.launch import stop_group
+from labsupport.launch.processes import stop
 from labsupport.machine.probes import free_port
 
 pytestmark = [
@@ -54,7 +54,7 @@ def jupyterlab(tmp_path):
                 time.sleep(0.2)
         yield address, server
     finally:
-        stop_group(server)
+        stop(server)
 
 
 def runs_of(server):

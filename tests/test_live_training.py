@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from labsupport import create_deepspeed_config, run_program
-from labsupport.guard import SHARED_MEMORY
+from labsupport.launch.processes import SHARED_MEMORY
 from labsupport.live_training import LiveTraining, failure
 from labsupport.memory.planner import plan
 from labsupport.memory.roles import ROLES

@@ -12,7 +12,8 @@ import pytest
 
 from labsupport.deepspeed_trainer import parse
 from labsupport.errors import LabError, TrainingError
-from labsupport.launch import PROGRAM, check_hostfile, launcher_command, launcher_environment, run_program
+from labsupport.launch.hostfile import check_hostfile
+from labsupport.launch.launcher import PROGRAM, launcher_command, launcher_environment, run_program
 from labsupport.wording import banner
 
 QUICK = ["--model", "tiny", "--steps", "12", "--sequence-length", "32"]
@@ -194,7 +195,8 @@ def test_arguments_default_to_the_documented_ones():
 
 
 def test_two_nodes_and_torchrun_train_as_the_deepspeed_launcher_does(trained):
-    from labsupport.launch import run_two_nodes, run_under_torchrun
+    from labsupport.launch.launcher import run_under_torchrun
+    from labsupport.launch.two_nodes import run_two_nodes
 
     printed = []
     nodes = run_two_nodes([*QUICK, "--stage", "2"], on_line=lambda node, line: printed.append(node))
@@ -206,7 +208,7 @@ def test_two_nodes_and_torchrun_train_as_the_deepspeed_launcher_does(trained):
 
 
 def test_a_mistake_on_two_nodes_is_one_sentence():
-    from labsupport.launch import run_two_nodes
+    from labsupport.launch.two_nodes import run_two_nodes
 
     with pytest.raises(TrainingError, match="There is no checkpoint at nowhere"):
         run_two_nodes([*QUICK, "--resume", "nowhere"])

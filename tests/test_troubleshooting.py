@@ -247,7 +247,8 @@ def test_port_in_use():
 
 
 def test_killed_rank(tmp_path):
-    from labsupport.launch import launcher_command, launcher_environment, run_to_the_end
+    from labsupport.launch.launcher import launcher_command, launcher_environment
+    from labsupport.launch.processes import run_to_the_end
 
     script = tmp_path / "killed.py"
     script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
