@@ -15,10 +15,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from labsupport.cluster import Ranks
 from labsupport.config import offload_devices
 from labsupport.machine.hardware import describe_machine
 from labsupport.measure import agreement
+from labsupport.ranks.notebook import Ranks
 from labsupport.records import record
 
 ROOT = Path(__file__).parent.parent

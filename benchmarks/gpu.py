@@ -207,7 +207,7 @@ def _runner(options):
     if not options.dry_run:
         yield _Runner(options, gpu_count())
         return
-    from labsupport.cluster import Ranks
+    from labsupport.ranks.notebook import Ranks
 
     os.environ["DS_ACCELERATOR"] = "cpu"
     started = {}

@@ -15,11 +15,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from labsupport.errors import TrainingError
-from labsupport.live_training import LiveTraining, obstacle
+from labsupport.ranks.live_training import LiveTraining, obstacle
 from labsupport.records import record
 from labsupport.runs import WARM_UP_STEPS
-from labsupport.selector_runs import STEPS, label, run_arguments
-from labsupport.stage_table import DEFAULT
+from labsupport.widgets.selector.runs import STEPS, label, run_arguments
+from labsupport.widgets.selector.table import DEFAULT
 
 ROOT = Path(__file__).parent.parent
 PROGRESS = ROOT / "_build" / "selector_runs.json"

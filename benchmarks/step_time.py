@@ -107,8 +107,8 @@ def evaluate(samples, alone, size, world_size):
 
     alone: the medians on one rank.
     """
-    from labsupport.collective_time import COLLECTIVES, communication_seconds, fit_rate, traffic
-    from labsupport.step_time import Transformer
+    from labsupport.step_time.collectives import COLLECTIVES, communication_seconds, fit_rate, traffic
+    from labsupport.step_time.model import Transformer
 
     model = Transformer(size["parameters"], size["layers"], 0)
     median = medians(samples)
@@ -135,7 +135,7 @@ def evaluate(samples, alone, size, world_size):
 
 def fitted(name, world_size, rate, times):
     """Return one collective's rate, its times, and the relative error of the fitted line at each size."""
-    from labsupport.collective_time import collective_seconds
+    from labsupport.step_time.collectives import collective_seconds
 
     errors = {size: collective_seconds(name, size, world_size, *rate) / times[size] - 1 for size in times}
     return {"alpha_seconds": rate[0], "bytes_per_second": rate[1], "seconds": times, "relative_error": errors}
@@ -148,8 +148,8 @@ def medians(samples):
 
 def main():
     """Measure, fit, predict, print and record."""
-    from labsupport.cluster import Ranks
     from labsupport.machine.hardware import describe_machine
+    from labsupport.ranks.notebook import Ranks
     from labsupport.records import record
 
     machine = describe_machine()

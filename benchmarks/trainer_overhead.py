@@ -59,8 +59,8 @@ def measure(precision, seed, rounds, steps, warm_up_rounds):
 
 def main():
     """Measure, print, and record."""
-    from labsupport.cluster import start_ranks
     from labsupport.machine.hardware import describe_machine
+    from labsupport.ranks.notebook import start_ranks
     from labsupport.records import record
 
     machine = describe_machine()

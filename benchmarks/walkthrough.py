@@ -7,9 +7,9 @@ Writes labsupport/recorded/walkthrough.json, which labsupport/step_through.js dr
 
 import os
 
-from labsupport.cluster import Ranks
 from labsupport.machine.hardware import describe_machine
 from labsupport.measure import walkthrough
+from labsupport.ranks.notebook import Ranks
 from labsupport.records import record
 
 

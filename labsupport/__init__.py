@@ -24,7 +24,7 @@ _MODULE_OF = {
     "initialize_deepspeed": "engine",
     "describe_machine": "machine.hardware",
     "DeepSpeedTrainer": "trainer",
-    "start_ranks": "cluster",
+    "start_ranks": "ranks.notebook",
     "run_program": "launch",
     "LabError": "errors",
 }

@@ -43,9 +43,9 @@ def environment(cell, device):
     """What this machine is: GPU, driver, CUDA, host, and the rates that the other stages are set against."""
     import torch
 
-    from labsupport.flops import measured_matmul_flops
     from labsupport.machine.hardware import describe_machine
     from labsupport.machine.probes import driver_version, host_memory_bytes
+    from labsupport.step_time.flops import measured_matmul_flops
 
     machine = describe_machine()
     on_gpu = device.type == "cuda"

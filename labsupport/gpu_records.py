@@ -8,13 +8,13 @@ import statistics
 
 from labsupport.config import config_precision, offload_devices, zero_stage
 from labsupport.errors import LabError, TrainingError
-from labsupport.flops import H100_BF16_FLOPS, utilisation
 from labsupport.gpu_cells import micro_batch_size, shape_of
 from labsupport.measure import agreement
 from labsupport.memory.messages import total_wire_bytes
 from labsupport.memory.roles import ROLES
 from labsupport.plots import grouped_bars, roles_side_by_side
 from labsupport.records import FOLDER, read_record
+from labsupport.step_time.flops import H100_BF16_FLOPS, utilisation
 
 GIB = 2**30
 SXM_CARDS = ("NVIDIA H100 80GB HBM3", "NVIDIA H200")  # the cards of the data sheet's 989 TFLOP/s, as drivers name them

@@ -13,7 +13,6 @@ import tempfile
 
 from labsupport.config import config_precision, create_deepspeed_config, merge_configs, offload_devices, zero_stage
 from labsupport.errors import TrainingError
-from labsupport.flops import MATRIX_SIZE
 from labsupport.gpu_cells import WARM_UP_WINDOWS, micro_batch_size, shape_of
 from labsupport.machine.probes import locking_obstacle, processor_computes_fp16
 from labsupport.measure import agreement
@@ -22,6 +21,7 @@ from labsupport.memory.planner import plan
 from labsupport.memory.room import ALLOWANCE_BYTES, last_that_holds
 from labsupport.models import PRESETS, preset_named
 from labsupport.settings import nvme_buffer_bytes
+from labsupport.step_time.flops import MATRIX_SIZE
 
 MODELS = ("1.3b", "300m", "85m", "10m", "1m", "tiny")  # from large to small, all GPT-2
 PRECISIONS = ("bf16", "fp16", "fp32")

@@ -35,7 +35,7 @@ def _pairs_of_ranks():
 @pytest.fixture
 def two_ranks(_pairs_of_ranks):
     """Two live CPU ranks, the same for every test; fresh ones where a test has stopped them."""
-    from labsupport.cluster import Ranks
+    from labsupport.ranks.notebook import Ranks
 
     if not _pairs_of_ranks or not _pairs_of_ranks[-1].alive:
         _pairs_of_ranks.append(Ranks(2, "cpu"))

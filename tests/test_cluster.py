@@ -9,8 +9,8 @@ import time
 import psutil
 import pytest
 
-from labsupport.cluster import Ranks, start_ranks
 from labsupport.errors import LabError, TrainingError
+from labsupport.ranks.notebook import Ranks, start_ranks
 
 
 def who():

@@ -13,7 +13,7 @@ import gpu_blocks
 from labsupport.machine.cards import card
 from labsupport.memory.room import ALLOWANCE_BYTES
 from labsupport.plots import MEASURED_COLOUR, MEASURED_COLOURS
-from labsupport.scaling_plots import MODELLED_STYLES, PUBLISHED_COLOUR
+from labsupport.step_time.figures import MODELLED_STYLES, PUBLISHED_COLOUR
 
 BLOCKS = [
     name

@@ -64,7 +64,7 @@ def test_the_update_is_the_mean_gradient_applied_once(two_ranks, stage, style):
 
 
 def test_two_ranks_equal_one_rank_at_the_same_global_batch(two_ranks):
-    from labsupport.cluster import Ranks
+    from labsupport.ranks.notebook import Ranks
 
     pair = two_ranks.run(rank_work.losses, 2)[0]
     alone = Ranks(1, "cpu")

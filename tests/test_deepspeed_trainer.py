@@ -47,7 +47,7 @@ def test_checkpoint_mistakes_are_told_in_one_sentence(two_ranks, tmp_path):
 
 
 def test_a_checkpoint_of_another_number_of_ranks_names_the_way_out(two_ranks, tmp_path):
-    from labsupport.cluster import Ranks
+    from labsupport.ranks.notebook import Ranks
 
     two_ranks.run(rank_work.save, 2, str(tmp_path))
     alone = Ranks(1, "cpu")

@@ -5,8 +5,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from labsupport.errors import ConfigError
-from labsupport.flops import flops_per_token, main, measured_matmul_flops, utilisation
 from labsupport.models import PRESETS, Preset, build_model
+from labsupport.step_time.flops import flops_per_token, main, measured_matmul_flops, utilisation
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ import pytest
 
 from labsupport import create_deepspeed_config, run_program
 from labsupport.launch.processes import SHARED_MEMORY
-from labsupport.live_training import LiveTraining, failure
 from labsupport.memory.planner import plan
 from labsupport.memory.roles import ROLES
+from labsupport.ranks.live_training import LiveTraining, failure
 
 STEPS, LENGTH, LONG = 12, 32, 100_000
 CONFIG = create_deepspeed_config(3, precision="fp32", world_size=2, micro_batch_size=4, train_batch_size=8, lr=1e-3)

@@ -8,12 +8,13 @@ import random
 import pytest
 from conftest import needs_book, needs_chromium
 
-from labsupport import widgets
 from labsupport.machine.cards import card
 from labsupport.memory.roles import ROLES
 from labsupport.memory.room import ALLOWANCE_BYTES, fits
 from labsupport.plots import PREDICTED_ROLE_COLOURS, ROLE_COLOURS
-from labsupport.stage_table import AXES, DEFAULT, config_for, plan_of, refusal, stage_table, strategies
+from labsupport.widgets.selector import widget as selector
+from labsupport.widgets.selector.runs import recorded_runs
+from labsupport.widgets.selector.table import AXES, DEFAULT, config_for, plan_of, refusal, stage_table, strategies
 
 pytestmark = [needs_chromium]
 FUNCTIONS = (
@@ -25,7 +26,7 @@ FUNCTIONS = (
 def arithmetic(browser):
     """A page on which the module's own functions are there under window.selector, and the table as window.table."""
     page = browser.new_page()
-    source = f"{widgets.module_text('stage_selector')}\nexport {{ {FUNCTIONS} }};"
+    source = f"{selector.SCRIPT}\nexport {{ {FUNCTIONS} }};"
     page.evaluate(
         """async ([source, table]) => {
             const address = URL.createObjectURL(new Blob([source], {type: "text/javascript"}));
@@ -132,7 +133,7 @@ def test_sizes_in_words(arithmetic):
 
 
 def test_the_style_has_the_colours_of_the_figures():
-    style = widgets.style_text("stage_selector")
+    style = selector.STYLE
     for kind, colours in (("predicted", PREDICTED_ROLE_COLOURS), ("measured", ROLE_COLOURS)):
         for role, colour in colours.items():
             rule = f".role-{role.replace(' ', '-')}.{kind} {{ background-color: {colour.lower()}; }}"
@@ -241,7 +242,7 @@ def test_the_download_is_the_config(page):
 
 @needs_book
 def test_a_recorded_run_stands_where_there_is_one(page):
-    runs = widgets.recorded_runs()["runs"]
+    runs = recorded_runs()["runs"]
     run = next(run for run in runs if run["choice"]["stage"] == 2 and run["choice"]["world_size"] == 2)
     for axis, value in run["choice"].items():
         choose(page, axis, value)

@@ -9,7 +9,17 @@ from labsupport.config_checks import validate_config
 from labsupport.errors import ConfigError
 from labsupport.memory import model_states
 from labsupport.settings import read_settings
-from labsupport.stage_table import AXES, DEFAULT, STRATEGY, config_for, notes, plan_of, refusal, stage_table, strategies
+from labsupport.widgets.selector.table import (
+    AXES,
+    DEFAULT,
+    STRATEGY,
+    config_for,
+    notes,
+    plan_of,
+    refusal,
+    stage_table,
+    strategies,
+)
 
 ALL = [dict(zip(STRATEGY, values, strict=True)) for values in itertools.product(*(AXES[name] for name in STRATEGY))]
 
@@ -123,7 +133,7 @@ def test_the_note_on_gathering_the_whole_model_is_true():
 
 
 def test_what_the_selector_cannot_show_is_one_sentence():
-    from labsupport.widgets import checked_choice
+    from labsupport.widgets.selector.widget import checked_choice
 
     for wrong in (
         {"stages": 2},

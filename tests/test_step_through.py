@@ -6,9 +6,9 @@ import pytest
 from conftest import needs_chromium
 from test_walkthrough import RECORD, RECORDED, name, unfold
 
-from labsupport import widgets
 from labsupport.measure.blocks import BLOCKS, ROLES
 from labsupport.plots import ROLE_COLOURS
+from labsupport.widgets.step_through.widget import SCRIPT, STYLE
 
 pytestmark = [needs_chromium]
 
@@ -18,7 +18,7 @@ def shown(tab, record=RECORD, stage=0):
     tab.set_content(
         "<!doctype html><html lang='en'><head><title>A step</title></head><body><main></main></body></html>"
     )
-    tab.add_style_tag(content=widgets.style_text("step_through"))
+    tab.add_style_tag(content=STYLE)
     tab.evaluate(
         """async ([source, recording, stage]) => {
             const {default: widget} = await import(URL.createObjectURL(new Blob([source], {type: "text/javascript"})));
@@ -32,7 +32,7 @@ def shown(tab, record=RECORD, stage=0):
             };
             window.end = widget.render({model: window.model, el: document.querySelector("main")});
         }""",
-        [widgets.module_text("step_through"), json.dumps(record), stage],
+        [SCRIPT, json.dumps(record), stage],
     )
     return tab.locator(".step-through .picture")
 

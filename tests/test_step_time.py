@@ -5,13 +5,13 @@ import random
 
 import pytest
 
-from labsupport import published
-from labsupport.collective_time import COLLECTIVES, collective_seconds, communication_seconds, fit_rate, traffic
 from labsupport.errors import ConfigError, LabError
 from labsupport.memory import planner as memory
 from labsupport.memory.planner import plan
 from labsupport.models import PRESETS
-from labsupport.step_time import (
+from labsupport.step_time import published
+from labsupport.step_time.collectives import COLLECTIVES, collective_seconds, communication_seconds, fit_rate, traffic
+from labsupport.step_time.model import (
     GPT,
     StepTime,
     Transformer,

@@ -6,10 +6,12 @@ import re
 import pytest
 from conftest import needs_chromium
 
-from labsupport import live_training, widgets
+from labsupport import widgets
 from labsupport.errors import ConfigError, TrainingError
-from labsupport.selector_runs import recorded_runs
-from labsupport.stage_table import DEFAULT, plan_of, strategies
+from labsupport.ranks import live_training
+from labsupport.widgets.selector.runs import recorded_runs
+from labsupport.widgets.selector.table import DEFAULT, plan_of, strategies
+from labsupport.widgets.selector.widget import SCRIPT, page_html
 
 
 class FakeTraining:
@@ -126,7 +128,7 @@ def test_a_widget_has_a_form_for_a_kernel_for_a_page_and_for_a_terminal(make):
 
 
 def test_the_form_for_a_page_reads_without_a_script():
-    page = widgets.page_html("stage_selector", {"model": "7b", "world_size": 4})
+    page = page_html({"model": "7b", "world_size": 4})
     rows = re.findall(r"<td>(.*?)</td><td>([\d.,]+) GiB</td><td>([\d.]+)</td>", page)
     assert len(rows) == len(strategies())
     for (_, peak, times), strategy in zip(rows, strategies(), strict=True):
@@ -165,7 +167,7 @@ LIVE = """async ([source, state]) => {
 def test_the_buttons_follow_the_run(tab, selector):
     state = {name: getattr(selector, name) for name in ("table", "choice", "live", "obstacle", "run", "runs")}
     tab.goto("about:blank")
-    tab.evaluate(LIVE, [widgets.module_text("stage_selector"), json.dumps(state)])
+    tab.evaluate(LIVE, [SCRIPT, json.dumps(state)])
     start, stop = (tab.get_by_role("button", name=name, exact=True) for name in ("Run it", "Stop"))
     run = state["run"]
     for name, busy in (("idle", False), ("starting", True), ("training", True), ("measuring", True), ("ended", False),

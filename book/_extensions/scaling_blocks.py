@@ -7,11 +7,11 @@ Numbers come from the recorded measurements, from the cited tables and from the 
 
 import statistics
 
-from labsupport import published
-from labsupport.collective_time import collective_seconds
 from labsupport.records import read_record
-from labsupport.scaling_plots import fitted_lines, modelled_lines, modelled_ranges
-from labsupport.step_time import GPT, cluster, stage3_break_even_tokens, strong_scaling, weak_scaling
+from labsupport.step_time import published
+from labsupport.step_time.collectives import collective_seconds
+from labsupport.step_time.figures import fitted_lines, modelled_lines, modelled_ranges
+from labsupport.step_time.model import GPT, cluster, stage3_break_even_tokens, strong_scaling, weak_scaling
 
 GPU_COUNTS = [2**exponent for exponent in range(11)]
 MODEL, CARD, LINK, MICRO_BATCH_TOKENS, BATCH_TOKENS = "7.5B", "H100", "NDR", 8192, 2**22

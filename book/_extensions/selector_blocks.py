@@ -1,7 +1,7 @@
 """The computed blocks of book/selector.md."""
 
 from labsupport.memory.room import fits
-from labsupport.stage_table import DEFAULT, plan_of, strategies
+from labsupport.widgets.selector.table import DEFAULT, plan_of, strategies
 
 SEVEN_BILLION = DEFAULT | {"model": "7b", "card": "RTX 4090", "world_size": 4, "micro_batch_size": 1}
 WHERE = {"none": "the GPU", "cpu": "the host", "nvme": "NVMe"}

@@ -11,13 +11,14 @@ from docutils.parsers.rst import directives
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-from labsupport import records, widgets
+from labsupport import records
+from labsupport.widgets.page import WIDGETS
 
 
 def setup(app):
     """Register the directive, the style sheets and the copying."""
     app.add_directive("widget", WidgetDirective)
-    for name in widgets.MODULES:
+    for name in WIDGETS:
         app.add_css_file(f"{name}.css")
     app.connect("build-finished", _write_files)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
@@ -33,19 +34,19 @@ class WidgetDirective(SphinxDirective):
     def run(self):
         """Return the widget's page form as raw HTML; raises ExtensionError for an unknown widget."""
         name = self.arguments[0]
-        if name not in widgets.MODULES:
-            raise ExtensionError(f"There is no widget {name!r}: there are {', '.join(widgets.MODULES)}.")
-        for path in (Path(widgets.__file__), *records.FOLDER.glob("*.json")):
+        if name not in WIDGETS:
+            raise ExtensionError(f"There is no widget {name!r}: there are {', '.join(WIDGETS)}.")
+        for path in (Path(WIDGETS[name].__file__), *records.FOLDER.glob("*.json")):
             self.env.note_dependency(str(path))
-        return [nodes.raw("", widgets.page_html(name, self.options), format="html")]
+        return [nodes.raw("", WIDGETS[name].page_html(self.options), format="html")]
 
 
 def _write_files(app, exception):
     if exception is not None or app.builder.format != "html":
         return
     folder = Path(app.outdir, "_static")
-    for name in widgets.MODULES:
-        (folder / f"{name}.js").write_text(widgets.module_text(name), encoding="utf-8")
-        (folder / f"{name}.css").write_text(widgets.style_text(name), encoding="utf-8")
-        state = json.dumps(widgets.page_state(name), separators=(",", ":"))
+    for name, widget in WIDGETS.items():
+        (folder / f"{name}.js").write_text(widget.SCRIPT, encoding="utf-8")
+        (folder / f"{name}.css").write_text(widget.STYLE, encoding="utf-8")
+        state = json.dumps(widget.page_state(), separators=(",", ":"))
         (folder / f"{name}.json").write_text(state, encoding="utf-8")

@@ -3,7 +3,8 @@
     python -m labsupport.launch.guard KERNEL_PID FOLDER PORT COMMAND ...
 
 A run beside a kernel and the grading start it. It ends when the command ends, at SIGTERM, and when the process
-KERNEL_PID, its parent, is gone. Before it ends, it ends everything that the command started and removes what those leave behind.
+KERNEL_PID, its parent, is gone. Before it ends, it ends everything that the command started and removes what those
+leave behind.
 """
 
 import os

@@ -8,7 +8,7 @@ Each run trains a preset on the standard library's text, on real ranks, through 
 from labsupport.memory.planner import plan
 from labsupport.memory.roles import memory_held
 from labsupport.records import read_record
-from labsupport.stage_table import config_for
+from labsupport.widgets.selector.table import config_for
 
 STEPS = 40  # optimizer steps
 SEQUENCE_LENGTH = 128  # bytes of text in a sample: few enough for a processor

@@ -8,17 +8,9 @@ fitted on one row of a table, the share of the GPU's peak that its kernels reach
 
 from typing import NamedTuple
 
-from labsupport.collective_time import collective_seconds
 from labsupport.errors import ConfigError
-from labsupport.step_time import (
-    GPT,
-    Cluster,
-    Transformer,
-    cluster,
-    flops_per_token,
-    ring_rate,
-    step_time,
-)
+from labsupport.step_time.collectives import collective_seconds
+from labsupport.step_time.model import GPT, Cluster, Transformer, cluster, flops_per_token, ring_rate, step_time
 
 RETRIEVED = "2026-11"
 

@@ -1,5 +1,5 @@
 // The part of the stage selector that runs a choice, or shows the run that was recorded for it: loss curves, bytes by
-// role, speed. Put after selector_arithmetic.js and before stage_selector.js by labsupport/widgets.py.
+// role, speed. Put after arithmetic.js and before selector.js by widget.py.
 
 const LINE_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
 

@@ -1,73 +1,24 @@
-"""The course's widgets, each alive in a kernel and on the book's pages: one ES module serves both.
-
-    from labsupport.widgets import stage_selector
-    stage_selector(model="1m", stage=2)
-
-anywidget runs the module in a notebook. On a page book/_static/widgets.js mounts the same module on the text/html
-form, with the data that `page_state` gave it when the book was built.
-"""
+"""The stage selector as a widget: choose a configuration, see what it means, and run it on this machine's ranks."""
 
 import html
-import json
 import threading
 from pathlib import Path
 
-import anywidget
 import traitlets
 
-from labsupport.config_checks import require_stage
 from labsupport.errors import ConfigError, TrainingError
-from labsupport.records import read_record
-from labsupport.selector_runs import label, recorded_runs, run_arguments, shown_run, strategy_in_words
-from labsupport.stage_table import AXES, DEFAULT, plan_of, refusal, stage_table, strategies
+from labsupport.widgets.base import PageWidget, joined, page_form
+from labsupport.widgets.selector.runs import label, recorded_runs, run_arguments, shown_run, strategy_in_words
+from labsupport.widgets.selector.table import AXES, DEFAULT, plan_of, refusal, stage_table, strategies
 
 HERE = Path(__file__).parent
+SCRIPT = joined(HERE, "arithmetic.js", "run_panel.js", "selector.js")  # the last one has the export
+STYLE = joined(HERE, "selector.css")
 BUSY = ("starting", "training", "measuring", "stopping")  # the states of a run that has processes
-# The files of a widget, which become one module: the last one has the export.
-MODULES = {
-    "stage_selector": ("selector_arithmetic.js", "run_panel.js", "stage_selector.js"),
-    "step_through": ("step_through_words.js", "step_through.js"),
-}
-
-
-def module_text(name):
-    """Return the text of a widget's ES module."""
-    return "\n".join(HERE.joinpath(file).read_text(encoding="utf-8") for file in MODULES[name])
-
-
-def style_text(name):
-    """Return the text of a widget's style sheet."""
-    return HERE.joinpath(f"{name}.css").read_text(encoding="utf-8")
-
-
-def page_state(name):
-    """Return what a widget's module reads on a page without a kernel, JSON-serialisable, the same for every page."""
-    if name == "stage_selector":
-        return {"table": stage_table(), "recorded": recorded_runs(), "live": False}
-    return {"recording": read_record("walkthrough")}
-
-
-def page_html(name, start):
-    """Return a widget's form for a page: what it shows without scripts, until widgets.js puts the widget there.
-
-    start: some of the selector's values, or {"stage": number} of the picture. Raises as the widget itself does.
-    """
-    if name == "stage_selector":
-        state = {"choice": checked_choice(start)}
-        still = _strategies_table(state["choice"])
-    else:
-        state = {"stage": start.get("stage", 0)}
-        require_stage(state["stage"])
-        still = "<p>The picture of a training step is drawn by a script.</p>"
-    data = json.dumps(state).replace("</", "<\\/")
-    return (
-        f'<div class="lab-widget" data-widget="{name}"><script type="application/json">{data}</script>'
-        f'<div class="lab-widget-still">{still}</div></div>'
-    )
 
 
 def stage_selector(**choice):
-    """Return the stage selector, at the given values of labsupport.stage_table.AXES and defaults for the rest.
+    """Return the stage selector, at the given values of table.AXES and defaults for the rest.
 
     Raises ConfigError for an unknown name or value, and for what DeepSpeed does not combine.
     """
@@ -87,28 +38,11 @@ def checked_choice(choice):
     return whole
 
 
-def step_through(stage=0):
-    """Return the picture of one recorded training step; raises ConfigError for a stage that there is not."""
-    require_stage(stage)
-    return StepThrough(stage=stage)
-
-
-class _PageWidget(anywidget.AnyWidget):
-    """A widget that also has a form for pages without a kernel."""
-
-    def _repr_mimebundle_(self, **options):
-        bundle = super()._repr_mimebundle_(**options)
-        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        if data is not None:
-            data = data | {"text/html": self.page_html(), "text/plain": self.in_words()}
-        return data, metadata
-
-
-class StageSelector(_PageWidget):
+class StageSelector(PageWidget):
     """Choose a configuration, see what it means, and run it on this machine's ranks."""
 
-    _esm = module_text("stage_selector")
-    _css = style_text("stage_selector")
+    _esm = SCRIPT
+    _css = STYLE
     table = traitlets.Dict().tag(sync=True)
     choice = traitlets.Dict().tag(sync=True)
     live = traitlets.Bool(True).tag(sync=True)
@@ -117,7 +51,7 @@ class StageSelector(_PageWidget):
     runs = traitlets.List().tag(sync=True)  # those that came to their end
 
     def __init__(self, choice=DEFAULT):
-        from labsupport.live_training import stop_current
+        from labsupport.ranks.live_training import stop_current
 
         stop_current()  # a cell that is run again leaves no ranks behind
         super().__init__(table=stage_table(), choice=dict(choice), run=_idle())
@@ -137,14 +71,14 @@ class StageSelector(_PageWidget):
 
     def page_html(self):
         """Return the form that the book's pages show."""
-        return page_html("stage_selector", self.choice)
+        return page_html(self.choice)
 
     def start(self):
         """Train the choice on this machine's ranks, in processes of their own; returns at once.
 
         Does nothing while a run is under way. Raises TrainingError where this machine cannot run the choice.
         """
-        from labsupport.live_training import LiveTraining
+        from labsupport.ranks.live_training import LiveTraining
 
         if self.run["state"] in BUSY:
             return
@@ -203,24 +137,15 @@ class StageSelector(_PageWidget):
         self.obstacle = obstacle(**arguments)
 
 
-class StepThrough(_PageWidget):
-    """One recorded training step of each stage, step by step."""
+def page_state():
+    """Return what the script reads on a page without a kernel, JSON-serialisable, the same for every page."""
+    return {"table": stage_table(), "recorded": recorded_runs(), "live": False}
 
-    _esm = module_text("step_through")
-    _css = style_text("step_through")
-    recording = traitlets.Dict().tag(sync=True)
-    stage = traitlets.Int().tag(sync=True)
 
-    def __init__(self, stage=0):
-        super().__init__(recording=read_record("walkthrough"), stage=stage)
-
-    def in_words(self):
-        """Return what the picture is, in one line."""
-        return f"One recorded training step, step by step, at stage {self.stage}."
-
-    def page_html(self):
-        """Return the form that the book's pages show."""
-        return page_html("step_through", {"stage": self.stage})
+def page_html(start):
+    """Return the selector's form for a page. start: some of its values; raises as `checked_choice` does."""
+    choice = checked_choice(start)
+    return page_form("stage_selector", {"choice": choice}, _strategies_table(choice))
 
 
 def _strategies_table(choice):

@@ -1,4 +1,4 @@
-// The frames of a recorded training step, unfolded, and what is said about each. labsupport/widgets.py puts
+// The frames of a recorded training step, unfolded, and what is said about each. widget.py puts
 // step_through.js, which draws them, behind this text: the two are one module.
 
 const LAYERS_OF_A_CELL = [

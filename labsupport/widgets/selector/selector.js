@@ -1,5 +1,5 @@
 // The stage selector: choose, and see at once the config, the bytes per rank, the bytes sent, and whether it fits.
-// The last of the files that labsupport/widgets.py joins into one module, for anywidget and for the book's pages.
+// The last of the files that widget.py joins into one module, for anywidget and for the book's pages.
 
 const CONTROLS = [
   { axis: "model", label: "Model", words: (name, table) => `${name}, ${parametersInWords(table.models[name])}` },

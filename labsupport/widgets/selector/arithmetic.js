@@ -1,5 +1,5 @@
-// What the stage selector works out from labsupport/stage_table.py's table: it adds up and compares, nothing more.
-// Put before run_panel.js and stage_selector.js by labsupport/widgets.py; tests compare the whole grid with `plan`.
+// What the stage selector works out from the table of table.py: it adds up and compares, nothing more.
+// Put before run_panel.js and selector.js by widget.py; tests compare the whole grid with `plan`.
 
 // The place of a choice in the table's lists.
 function place(table, choice, axis) {

@@ -11,10 +11,10 @@ the shapes); NCCL, src/graph/tuning.cc (a ring over two kinds of link); Rajbhand
 import math
 from typing import NamedTuple
 
-from labsupport.collective_time import COLLECTIVES, ELEMENT_BYTES, communication_seconds, traffic
 from labsupport.errors import ConfigError
 from labsupport.machine.cards import card, link
 from labsupport.memory.paper import model_state_bytes
+from labsupport.step_time.collectives import COLLECTIVES, ELEMENT_BYTES, communication_seconds, traffic
 
 STATE_BYTES = 12  # Adam's fp32 master weight, momentum and variance
 ADAM_BYTES = 2 * STATE_BYTES + 2 * ELEMENT_BYTES  # states read and written, gradient read, parameter written

@@ -11,7 +11,6 @@ is then a rank to DeepSpeed like any other.
 """
 
 import contextlib
-import html
 import os
 import signal
 import time
@@ -19,8 +18,8 @@ import time
 from labsupport.errors import LabError, TrainingError
 from labsupport.launch.processes import end_with
 from labsupport.machine.probes import free_port, gpu_count
+from labsupport.ranks.output import START_SECONDS, LiveOutput, StartNotice
 
-START_SECONDS = 600  # an op that was never compiled on this machine takes up to a minute of it
 STUCK_SECONDS = 15  # how long ranks may wait for one that has failed, before they are stopped
 _current = None  # the ranks that %%ranks means: a notebook has one set at a time
 
@@ -79,7 +78,7 @@ class Ranks:
                 self._client[number].apply_async(_become_rank, number, environment, os.getpid(), controller)
                 for number in range(count)
             ]
-            self._facts = self._wait(waiting, "starting", on_tick=_StartNotice(waiting).tick)
+            self._facts = self._wait(waiting, "starting", on_tick=StartNotice(waiting).tick)
         except BaseException:
             self.stop()
             raise
@@ -142,7 +141,7 @@ class Ranks:
         """Run the text of a cell on every rank, show what each printed, and raise where a rank raised."""
         self._require_alive()
         calls = [self._client[n].execute(code, silent=False, block=False) for n in range(self.count)]
-        show = _LiveOutput()
+        show = LiveOutput()
         try:
             self._wait(calls, "running", on_tick=lambda: show.progress([call.stdout for call in calls]))
         finally:
@@ -237,67 +236,6 @@ def _without_pytests_mark():
     finally:
         if mark is not None:
             os.environ["PYTEST_CURRENT_TEST"] = mark
-
-
-class _StartNotice:
-    """Says why a start takes long, and ends one that takes too long."""
-
-    def __init__(self, calls):
-        self.start, self.calls, self.said = time.monotonic(), calls, False
-
-    def tick(self):
-        seconds = time.monotonic() - self.start
-        if seconds > 20 and not self.said:
-            self.said = True
-            print(
-                "Still starting: the first time on a machine, DeepSpeed compiles an op, for about a minute.", flush=True
-            )
-        if seconds > START_SECONDS:
-            raise TrainingError(
-                f"The ranks did not start within {START_SECONDS} s: run `make ops`, which compiles what is missing and "
-                "clears what an interrupted compilation left behind."
-            )
-
-
-class _LiveOutput:
-    """One output area for a %%ranks cell: the last line while it runs, each rank's text when it ends."""
-
-    def __init__(self):
-        self.start, self.handle = time.monotonic(), None
-
-    def progress(self, texts):
-        seconds = time.monotonic() - self.start
-        if seconds < 2:
-            return
-        last = next((line for line in reversed(texts[0].splitlines()) if line.strip()), "")
-        self._show(
-            f"running on {len(texts)} ranks, {seconds:.0f} s   {last}",
-            f"<pre>running, {seconds:.0f} s   {html.escape(last)}</pre>",
-        )
-
-    def final(self, outputs, errors):
-        texts = [f"{out}{err}".rstrip() for out, err in zip(outputs, errors, strict=True)]
-        if not any(texts):
-            if self.handle:
-                self._show("", "")
-            return
-        plain = "\n".join(f"[rank {n}] {line}" for n, text in enumerate(texts) for line in text.splitlines())
-        blocks = "".join(
-            f'<div class="rank" style="border-left:3px solid;padding-left:.7em;margin:.3em 0"><strong>rank {n}</strong>'
-            f'<pre style="margin:0">{html.escape(text)}</pre></div>'
-            for n, text in enumerate(texts)
-            if text
-        )
-        self._show(plain, f'<div class="ranks">{blocks}</div>')
-
-    def _show(self, plain, rich):
-        from IPython.display import display
-
-        bundle = {"text/plain": plain, "text/html": rich}
-        if self.handle is None:
-            self.handle = display(bundle, raw=True, display_id=True)
-        else:
-            self.handle.update(bundle, raw=True)
 
 
 def _register_magic():

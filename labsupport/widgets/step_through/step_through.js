@@ -1,6 +1,6 @@
 // Step through one recorded training step: who holds what, and what is sent. Drawn from recorded/walkthrough.json.
 // The same module is an anywidget in a notebook and a part of the static page: model.get("recording") is the whole
-// record, model.get("stage") the stage to begin with. step_through_words.js stands before this text.
+// record, model.get("stage") the stage to begin with. words.js stands before this text.
 
 const LIVE_ROLES = [
   "parameters", "gathered parameters", "gradients", "communication buckets", "master weights", "optimizer states",

@@ -1,0 +1,1 @@
+"""The stage selector: its table, its recorded runs, its widget."""

@@ -1,0 +1,1 @@
+"""One recorded training step, step by step."""
