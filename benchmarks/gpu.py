@@ -13,13 +13,12 @@ with the next smaller model, and the record says so.
 # ruff: noqa: E402  (a Python that lacks something must be told so before the imports that need it)
 import contextlib
 import importlib.util
-import json
 import os
-import re
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
+
+from labsupport.gpu.session import _DryRunner, _Runner
 
 if sys.version_info < (3, 11):  # noqa: UP036  (a Python of the reader's own, which no installer has checked)
     print(f"error: {sys.executable} is Python {sys.version.split()[0]}: take 3.11 or newer.", file=sys.stderr)
@@ -30,17 +29,12 @@ if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None
           file=sys.stderr)  # fmt: skip
     sys.exit(2)
 
-from tqdm import tqdm
 
-from labsupport import gpu_stages
 from labsupport.command_line import OneSentenceParser
-from labsupport.errors import LabError, TrainingError
-from labsupport.gpu_cells import OUT_OF_MEMORY
-from labsupport.gpu_run import run_cell, run_fitting
-from labsupport.machine.probes import can_write, gpu_count, gpu_name, gpu_obstacle
-from labsupport.records import FOLDER, commit, record
-
-ROOT = Path(__file__).parent.parent
+from labsupport.errors import LabError
+from labsupport.gpu import suites as gpu_stages
+from labsupport.machine.probes import can_write, gpu_count, gpu_obstacle
+from labsupport.records import FOLDER, record
 
 
 def parse(arguments=None):
@@ -134,72 +128,6 @@ def _record(name, entries, tier, options):
         folder=options.folder,
     )
     print(f"{name}: {len(entries)} cells recorded in {path.name}.", flush=True)
-
-
-class _Runner:
-    """Runs cells, each in a process of its own, and keeps what is finished."""
-
-    def __init__(self, options, ranks):
-        self.ranks, self.failed, self.nvme_path = ranks, False, None
-        # Two machines, two states of the code or two ways of asking must not share what is half done.
-        of_machine = "dry" if options.dry_run else f"{ranks}-{gpu_name()}-{version('torch')}"
-        key = f"{of_machine}-{commit().rstrip('+')}-{options.model or 'auto'}-{options.memory_gib:g}"
-        self.kept = ROOT / "_build" / "gpu" / re.sub(r"[^\w.+-]+", "_", key)
-        self.dry_run = options.dry_run
-        if options.fresh:
-            self.forget()
-        self.kept.mkdir(parents=True, exist_ok=True)
-
-    def forget(self):
-        """Forget the finished cells."""
-        for path in self.kept.glob("*.jsonl"):
-            path.unlink()
-
-    def stage(self, name, cells):
-        """Return an entry for each cell, {"cell", "measured"} or {"cell", "error"}, and whether one was run now."""
-        path = self.kept / f"{name}.jsonl"
-        # A cell that failed is tried again, one that was too large is not.
-        entries = [entry for entry in _whole_lines(path) if "error" not in entry or entry.get(OUT_OF_MEMORY)]
-        found = {json.dumps(entry["wanted"], sort_keys=True): entry for entry in entries}
-        missing = [cell for cell in cells if json.dumps(cell, sort_keys=True) not in found]
-        with tqdm(total=len(cells), initial=len(cells) - len(missing), desc=name, unit="cell") as bar:
-            for wanted in missing:
-                entry = {"wanted": wanted, **run_fitting(wanted, self._measure, tqdm.write)}
-                self.failed |= "error" in entry and not entry.get(OUT_OF_MEMORY)
-                entries.append(entry)
-                path.write_text("".join(json.dumps(each) + "\n" for each in entries))
-                found[json.dumps(wanted, sort_keys=True)] = entry
-                tqdm.write(f"{gpu_stages.label(wanted)}: {gpu_stages.line(entry)}")
-                bar.update()
-        return [found[json.dumps(cell, sort_keys=True)] for cell in cells], bool(missing)
-
-    def _measure(self, cell):
-        return run_cell(cell, self.nvme_path, "cpu" if self.dry_run else "cuda")
-
-
-def _whole_lines(path):
-    """What the lines of a JSON file hold; a last one that an interruption cut is left out."""
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
-
-
-class _DryRunner(_Runner):
-    """Runs cells on live CPU ranks, all in the same ones: the sizes are tiny and nothing is timed in earnest."""
-
-    def __init__(self, options, ranks, live):
-        super().__init__(options, ranks)
-        self.live = live
-
-    def _measure(self, cell):
-        from labsupport.gpu_cells import measure
-
-        if cell["kind"] == "environment":  # one cell as on a GPU, through a process of its own
-            return super()._measure(cell)
-        ranks = self.live(cell.get("world_size", 1))
-        try:
-            return {"cell": cell, "measured": ranks.run(measure, cell, str(self.nvme_path))[0]}
-        except TrainingError as error:
-            return {"cell": cell, "error": str(error)}
 
 
 @contextlib.contextmanager

@@ -186,9 +186,9 @@ def fused_attention():
     """The loss of a model on the GPU, with PyTorch's plain kernel of attention and without it."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
+    from labsupport.gpu.training_loops import DTYPES
     from labsupport.machine.hardware import describe_machine
     from labsupport.models import build_model
-    from labsupport.training_loops import DTYPES
 
     model = build_model("10m").to("cuda", DTYPES[describe_machine().precision])
     batch = {name: tensor.cuda() for name, tensor in batches(1)[0].items()}

@@ -294,8 +294,8 @@ def losses_of_loop(loop, steps, compiled=None):
     import torch
 
     from labsupport.corpus import endless_batches, text_loader
+    from labsupport.gpu.training_loops import LOOPS
     from labsupport.models import build_model, compile_layers
-    from labsupport.training_loops import LOOPS
 
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     if loop == "plain PyTorch whole batch":  # the reference: both ranks' samples, in one process

@@ -10,10 +10,12 @@ import sys
 import pytest
 from conftest import ROOT
 
-from labsupport import gpu_records, gpu_run, gpu_stages
 from labsupport.errors import TrainingError
-from labsupport.gpu_cells import is_out_of_memory
-from labsupport.gpu_stages import STAGES, Tier, next_size_down
+from labsupport.gpu import session as gpu_run
+from labsupport.gpu import suites as gpu_stages
+from labsupport.gpu import tables as gpu_records
+from labsupport.gpu.cells import is_out_of_memory
+from labsupport.gpu.suites import STAGES, Tier, next_size_down
 from labsupport.machine import probes as machine
 from labsupport.measure import agreement
 from labsupport.memory.messages import total_wire_bytes

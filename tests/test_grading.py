@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from labsupport.errors import LabError
-from labsupport.grading import COLUMNS, grade_folder, main
+from labsupport.grading.grade import COLUMNS, grade_folder, main
 
 RIGHT = 'batch_config = {"train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 3}'
 CHECK = 'check("01-batch", batch_config)'

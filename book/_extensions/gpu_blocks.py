@@ -5,9 +5,9 @@
 Where no GPU was measured yet a block is the sentence that says so, and how to measure one.
 """
 
-from labsupport import gpu_records
-from labsupport.gpu_records import gpu_record, not_measured, stamp
-from labsupport.gpu_stages import Tier
+from labsupport.gpu import tables as gpu_records
+from labsupport.gpu.suites import Tier
+from labsupport.gpu.tables import gpu_record, not_measured, stamp
 from labsupport.machine.cards import card
 from labsupport.memory.planner import plan
 from labsupport.records import FOLDER, read_record

@@ -1,6 +1,7 @@
 """Which bytes a rank holds where, and when: the terms of model_states.py, put into the moments of a step. No torch."""
 
 from labsupport.memory import model_states as terms
+from labsupport.settings import aligned, nvme_buffer_bytes
 
 MOMENTS = ("after initialisation", "after backward", "at rest", "peak")
 DEVICES = {"cuda": "GPU", "cpu": "host"}
@@ -39,7 +40,7 @@ def resting_bytes(shares, s, device, stepped, fused):
     parameters = device if s.offload_param == "none" else pinned
     gradients = device if s.offload_optimizer == "none" else pinned
     at_once = s.stage == 0 and s.precision != "fp32"  # there DeepSpeed makes the optimizer's states at once
-    rounded = terms.aligned if states == "NVMe" else int
+    rounded = aligned if states == "NVMe" else int
     adam = s.states * rounded(terms.optimizer_state_bytes(shares, s) // max(1, s.states)) + terms.step_counter_bytes(
         shares, s, fused
     )
@@ -53,7 +54,7 @@ def resting_bytes(shares, s, device, stepped, fused):
         (states, "master weights", rounded(terms.master_bytes(shares, s))),
         (of_adam, "optimizer states", adam if stepped or at_once else 0),
         (device, "communication buckets", on_device + (terms.bucket_bytes(shares, s) if s.stage == 3 else 0)),
-        (pinned, "communication buckets", on_host + terms.nvme_buffer_bytes(shares, s)),
+        (pinned, "communication buckets", on_host + nvme_buffer_bytes(shares, s)),
         (device, "gathered parameters", terms.persistent_bytes(shares, s, device == "GPU") if stepped else 0),
     ):
         places[place][role] = places[place].get(role, 0) + count

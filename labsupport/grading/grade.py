@@ -66,7 +66,7 @@ def grade(path, minutes, memory_gib, cell_seconds):
     """Return the rows of one submission, without its name."""
     import nbformat
 
-    from labsupport.submission import exercises_in
+    from labsupport.grading.submission import exercises_in
 
     try:
         exercises = exercises_in(nbformat.read(path, 4))

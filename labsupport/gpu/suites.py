@@ -13,7 +13,7 @@ import tempfile
 
 from labsupport.config import config_precision, create_deepspeed_config, merge_configs, offload_devices, zero_stage
 from labsupport.errors import TrainingError
-from labsupport.gpu_cells import WARM_UP_WINDOWS, micro_batch_size, shape_of
+from labsupport.gpu.cells import WARM_UP_WINDOWS, micro_batch_size, shape_of
 from labsupport.machine.probes import locking_obstacle, processor_computes_fp16
 from labsupport.measure import agreement
 from labsupport.memory.model_states import shares_of

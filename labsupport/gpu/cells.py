@@ -96,7 +96,7 @@ def memory(cell, _device):
 
 def speed(cell, device):
     """How fast one of labsupport.training_loops trains, and the most that the allocator held meanwhile."""
-    from labsupport.training_loops import LOOPS
+    from labsupport.gpu.training_loops import LOOPS
 
     advance = LOOPS[cell["loop"]](_model(cell, device), cell["config"], device)
     return _timed(advance, cell, device)
@@ -104,10 +104,10 @@ def speed(cell, device):
 
 def grid(cell, device):
     """Speed and memory of one engine: the allocator's peak of a plain step, then what the ledger says it was."""
+    from labsupport.gpu.training_loops import by_train_epoch
     from labsupport.measure.agreement import moments_of
     from labsupport.measure.ledger import allocator_gap, other_bytes
     from labsupport.trainer import DeepSpeedTrainer
-    from labsupport.training_loops import by_train_epoch
 
     base = other_bytes()
     trainer = DeepSpeedTrainer(_model(cell, device), cell["config"])
@@ -120,8 +120,8 @@ def grid(cell, device):
 
 def loops(cell, device):
     """The trainer beside a loop written by hand, over one engine, in turn: seconds a step of every window."""
+    from labsupport.gpu.training_loops import by_hand, by_train_epoch
     from labsupport.trainer import DeepSpeedTrainer
-    from labsupport.training_loops import by_hand, by_train_epoch
 
     trainer = DeepSpeedTrainer(_model(cell, device), cell["config"])
 
@@ -186,9 +186,9 @@ def communication(cell, device):
     """Speed on several ranks, the message bytes of a step, and the share of it in which NCCL kernels run."""
     import torch
 
+    from labsupport.gpu.training_loops import by_train_epoch
     from labsupport.measure.collectives import measured_collectives
     from labsupport.trainer import DeepSpeedTrainer
-    from labsupport.training_loops import by_train_epoch
 
     trainer = DeepSpeedTrainer(_model(cell, device), cell["config"])
     timed = _timed(by_train_epoch(trainer), cell, device)
@@ -316,7 +316,7 @@ def _wait(device):
 
 
 def _dtype(precision):
-    from labsupport.training_loops import DTYPES
+    from labsupport.gpu.training_loops import DTYPES
 
     return DTYPES[precision]
 

@@ -7,27 +7,15 @@ speed_by_stage()                # a figure; or a note, where no GPU was measured
 import statistics
 
 from labsupport.config import config_precision, offload_devices, zero_stage
-from labsupport.errors import LabError, TrainingError
-from labsupport.gpu_cells import micro_batch_size, shape_of
+from labsupport.errors import LabError
+from labsupport.gpu.cells import micro_batch_size, shape_of
 from labsupport.measure import agreement
 from labsupport.memory.messages import total_wire_bytes
-from labsupport.memory.roles import ROLES
-from labsupport.plots import grouped_bars, roles_side_by_side
 from labsupport.records import FOLDER, read_record
 from labsupport.step_time.flops import H100_BF16_FLOPS, utilisation
 
 GIB = 2**30
 SXM_CARDS = ("NVIDIA H100 80GB HBM3", "NVIDIA H200")  # the cards of the data sheet's 989 TFLOP/s, as drivers name them
-
-
-class Note:
-    """A sentence in place of a figure, for the page and for JupyterLab."""
-
-    def __init__(self, text):
-        self.text = text
-
-    def _repr_mimebundle_(self, **_):
-        return {"text/markdown": self.text, "text/plain": self.text}
 
 
 def gpu_record(stage, folder=FOLDER):
@@ -192,103 +180,6 @@ def scaling_table(record):
         sent = total_wire_bytes(result["collectives"], entry["cell"]["world_size"]) / GIB
         rows.append((name_of(entry), f"{result['tokens_per_second']:,.0f}", f"{sent:.3f}", _percent(share)))
     return _table(("Run", "Tokens/s, all GPUs", "Sent by a GPU in a step, GiB", "NCCL's share of the step"), rows)
-
-
-def memory_by_stage(stage="grid", folder=FOLDER):
-    """Return the figure of the peak by role, predicted and measured, of the 16-bit cells; or a Note."""
-    record = gpu_record(stage, folder)
-    cells = [] if record is None else entries(record)
-    cells = _alike([entry for entry in cells if config_precision(entry["cell"]["config"]) != "fp32"])
-    if not cells:
-        return Note(not_measured(stage))
-    predicted, measured = {}, {}
-    for entry in cells:
-        result = entry["measured"]
-        accelerator = agreement.accelerator_of(result)
-        place = "GPU" if accelerator == "cuda" else "host"
-        name = name_of(entry).replace(", ", "<br>")
-        measured[name] = {role: result["moments"]["peak"][place].get(role, 0) for role in ROLES}
-        predicted[name] = agreement.predict(entry["cell"], accelerator).moments["peak"][place]
-    totals = {name: sum(roles.values()) for name, roles in measured.items()}
-    least, most = min(totals, key=totals.get), max(totals, key=totals.get)
-    title = f"{_plain(least)} peaks at {totals[least] / GIB:.2f} GiB, {_plain(most)} at {totals[most] / GIB:.2f} GiB"
-    alt = f"Peak of a training step by role, predicted beside measured, {_trained(cells[0])}: " + "; ".join(
-        f"{_plain(name)} {total / GIB:.2f} GiB" for name, total in totals.items()
-    )
-    return roles_side_by_side(predicted, measured, title, f"{alt}. {_plain(stamp(record))}", unit="GiB")
-
-
-def speed_by_stage(stage="grid", own=None, folder=FOLDER):
-    """Return the figure of tokens per second of a stage's cells; or a Note. own: what run_here gave, beside it."""
-    record = gpu_record(stage, folder)
-    if record is None and not own:
-        return Note(not_measured(stage))
-    series, stamps = {}, []
-    if record is not None:
-        series[f"recorded, {gpu_name(record)}, {_trained(entries(record)[0])}"] = _speeds(entries(record))
-        stamps.append(stamp(record))
-    if own:
-        series[f"measured here, {own['device']}, {_trained(own['cells'][0])}"] = _speeds(own["cells"])
-        stamps.append(f"Measured here: {own['machine']}.")
-    name, speeds = next(iter(series.items()))
-    fastest = max(speeds, key=speeds.get)
-    title = f"{_plain(fastest)} trains fastest: {speeds[fastest]:,.0f} tokens a second ({name})"
-    alt = "Tokens per second: " + "; ".join(
-        f"{name}: " + ", ".join(f"{_plain(label)} {speed:,.0f}" for label, speed in speeds.items())
-        for name, speeds in series.items()
-    )
-    return grouped_bars(series, title, f"{alt}. {_plain(' '.join(stamps))}", "tokens per second")
-
-
-def run_here(stage, model=None):
-    """Measure a stage's 16-bit cells on this machine's GPU; return what speed_by_stage takes, None without a GPU.
-
-    model: a preset; by default the largest that fits. Nothing goes to a drive: each such step would write all states
-    to it. Raises TrainingError with the sentence of a cell that failed.
-    """
-    from tqdm.auto import tqdm
-
-    from labsupport.gpu_run import run_cell, run_fitting
-    from labsupport.gpu_stages import STAGES, Tier, environment, ops
-    from labsupport.machine.probes import gpu_count
-
-    if not gpu_count():
-        return None
-    tier = Tier(dry_run=False, ranks=gpu_count(), model=model)
-    for name, cells in (("ops", ops(tier)), ("environment", environment(tier))):
-        setattr(tier, name, _measured(run_cell(cells[0])))
-    cells = [
-        cell
-        for cell in STAGES[stage](tier)
-        if config_precision(cell["config"]) == tier.precisions[0] and "nvme" not in offload_devices(cell["config"])
-    ]
-    found = [run_fitting(cell, say=tqdm.write) for cell in tqdm(cells, desc=f"measuring here: {stage}", unit="cell")]
-    for entry in found:
-        _measured(entry)
-    return {"device": tier.environment["device"], "machine": tier.environment["machine"], "cells": found}
-
-
-def _measured(entry):
-    if "error" in entry:
-        raise TrainingError(entry["error"])
-    return entry["measured"]
-
-
-def _speeds(cells):
-    return {name_of(entry).replace(", ", "<br>"): entry["measured"]["tokens_per_second"] for entry in _alike(cells)}
-
-
-def _alike(cells):
-    """The cells that train what the first one trains, in as large batches: others are no comparison."""
-    return [entry for entry in cells if _trained(entry) == _trained(cells[0])]
-
-
-def _trained(entry):
-    return f"{entry['cell']['model']}, micro-batch {micro_batch_size(entry['cell'])}"
-
-
-def _plain(label):
-    return label.replace("<br>", ", ").replace("`", "")
 
 
 def _breaking_at_commas(name):

@@ -1,0 +1,1 @@
+"""Grade submitted labs: run each one in processes of its own, judge its answers, write a row for each."""
