@@ -58,11 +58,11 @@ lint: setup
 setup: $(VENV)/.ready  ## make .venv with the pinned packages
 
 ops: setup  ## compile DeepSpeed's C++ ops, once for this machine
-	@$(BIN)/python -m labsupport.ops
+	@$(BIN)/python -m labsupport.machine.ops
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: there is no Python: install the packages python3.11, python3.11-venv and python3.11-dev." >&2; exit 1; }
-	@"$(PYTHON)" labsupport/preflight.py
+	@"$(PYTHON)" labsupport/machine/preflight.py
 	@echo "Making $(VENV) with the pinned packages: one time, about two minutes and 2 GB (more with CUDA)."
 	@"$(PYTHON)" -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[book,test,lab]'

@@ -1,4 +1,4 @@
-"""Measure every cell of labsupport.agreement on ranks that stay up: `make measure`.
+"""Measure every cell of labsupport.measure.agreement on ranks that stay up: `make measure`.
 
     python benchmarks/agreement.py                 # all cells; goes on where an interrupted run stopped
     python benchmarks/agreement.py --only 3 17     # some cells, printed and not recorded

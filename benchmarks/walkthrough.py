@@ -14,7 +14,7 @@ from labsupport.records import record
 
 
 def main():
-    """Record every run of labsupport.walkthrough, two ranks first."""
+    """Record every run of labsupport.measure.walkthrough, two ranks first."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     runs = walkthrough.runs()

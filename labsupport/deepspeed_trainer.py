@@ -4,7 +4,7 @@
     deepspeed --num_gpus 2 labsupport/deepspeed_trainer.py --stage 3 --offload
     python labsupport/deepspeed_trainer.py --compare
 
-What the program does with its arguments stands in labsupport/program.py.
+What the program does with its arguments stands in labsupport/deepspeed_trainer.py.
 """
 
 import argparse

@@ -139,7 +139,7 @@ def roles_side_by_side(predicted, measured, title, alt, unit="MiB"):
 def live_bytes(steps, title, alt):
     """Return the live bytes through one step as stacked areas, a panel a run, every phase equally wide.
 
-    steps: {label: timeline}, a timeline being [(phase, {role: bytes})] as labsupport.timeline's Step has it.
+    steps: {label: timeline}, a timeline being [(phase, {role: bytes})] as labsupport.measure.timeline's Step has it.
     """
     figure = make_subplots(
         rows=len(steps), cols=1, shared_yaxes="all", vertical_spacing=0.09, subplot_titles=list(steps)

@@ -288,7 +288,7 @@ def trainer_mistakes():
 
 
 def losses_of_loop(loop, steps, compiled=None):
-    """This rank's loss of each step of one of labsupport.training_loops, in fp32 on the same samples."""
+    """This rank's loss of each step of one of labsupport.gpu.training_loops, in fp32 on the same samples."""
     import itertools
 
     import torch

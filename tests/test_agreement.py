@@ -67,14 +67,14 @@ def test_the_planner_agrees_with_pytorchs_adam_as_it_works_on_a_gpu(two_ranks):
 def test_the_copies_of_the_fused_step_are_seen(two_ranks, monkeypatch):
     run = AS_ON_A_GPU["stage 0, bf16"]
     measured = two_ranks.run(rank_work.measured_with_fp16, run)[0]
-    monkeypatch.setattr("labsupport.model_states.flattened_gradient_bytes", lambda *_: 0)
+    monkeypatch.setattr("labsupport.memory.model_states.flattened_gradient_bytes", lambda *_: 0)
     assert abs(compare(run, measured)["peak"][2]) > agreement.PEAK_TOLERANCE
 
 
 def test_a_fault_in_the_planner_is_seen(two_ranks, monkeypatch):
     """Forget the master weights, and the comparison is no longer within its tolerance."""
     measured = two_ranks.run(agreement.measure, LIVE["stage 1"])[0]
-    monkeypatch.setattr("labsupport.model_states.master_bytes", lambda shares, settings: 0)
+    monkeypatch.setattr("labsupport.memory.model_states.master_bytes", lambda shares, settings: 0)
     *_, error = compare(LIVE["stage 1"], measured)["states"]["at rest"]
     assert abs(error) > agreement.STATE_TOLERANCE
 

@@ -62,7 +62,7 @@ def test_an_error_on_both_ranks_is_raised_and_the_ranks_live_on(two_ranks):
 
 
 def test_ranks_stuck_on_a_failed_one_are_stopped(monkeypatch):
-    monkeypatch.setattr("labsupport.cluster.STUCK_SECONDS", 1)
+    monkeypatch.setattr("labsupport.ranks.notebook.STUCK_SECONDS", 1)
     ranks = Ranks(2, "cpu")
     processes = [psutil.Process(pid) for pid in ranks.pids]
     with pytest.raises(TrainingError, match=r"Rank 1 failed \(ValueError: boom\) while the others waited"):
@@ -86,7 +86,7 @@ def test_impossible_ranks_are_refused_in_one_sentence():
 def test_a_killed_notebook_leaves_no_rank_behind():
     code = """
 import time
-from labsupport.cluster import Ranks
+from labsupport.ranks.notebook import Ranks
 ranks = Ranks(2, "cpu")
 print(ranks.pids, flush=True)
 time.sleep(600)

@@ -178,5 +178,5 @@ def test_a_page_can_draw_a_thousand_predictions():
 
 
 def test_import_loads_no_torch():
-    code = "import labsupport.communication, sys; sys.exit('torch' in sys.modules)"
+    code = "import labsupport.memory.messages, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

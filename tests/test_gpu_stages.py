@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 
 from labsupport.errors import TrainingError
+from labsupport.gpu import figures
 from labsupport.gpu import session as gpu_run
 from labsupport.gpu import suites as gpu_stages
 from labsupport.gpu import tables as gpu_records
@@ -92,10 +93,10 @@ def test_a_record_becomes_a_table_with_a_row_a_cell(dry_run, stage):
 @pytest.mark.parametrize("stage", ["grid", "offload"])
 def test_a_record_becomes_figures_that_name_their_hardware(dry_run, stage):
     own = {"device": "another card", "machine": "1 x another card", "cells": _entries(dry_run, stage)}
-    speed = gpu_records.speed_by_stage(stage, own=own, folder=dry_run)
+    speed = figures.speed_by_stage(stage, own=own, folder=dry_run)
     assert [bar.name.split(",")[0] for bar in speed.figure.data] == ["recorded", "measured here"]
     assert "DRY RUN" in speed.alt and "another card" in speed.alt
-    memory = gpu_records.memory_by_stage(stage, folder=dry_run)
+    memory = figures.memory_by_stage(stage, folder=dry_run)
     assert {"predicted", "measured"} == {label for bar in memory.figure.data for label in bar.x[1]}
 
 
@@ -103,7 +104,7 @@ def test_runs_of_other_models_or_batches_are_not_set_beside_each_other(dry_run):
     cells = _entries(dry_run, "grid")
     other = copy.deepcopy(cells[-1])
     other["cell"]["config"]["train_micro_batch_size_per_gpu"] = 1
-    speed = gpu_records.speed_by_stage(
+    speed = figures.speed_by_stage(
         own={"device": "a card", "machine": "1 x a card", "cells": [*cells[:1], other]}, folder=dry_run
     )
     assert "tiny, micro-batch 2" in speed.figure.data[1].name and len(speed.figure.data[1].x) == 1
@@ -114,13 +115,13 @@ def _entries(folder, stage):
 
 
 def test_without_a_record_the_page_says_so_and_how_to_make_one(tmp_path):
-    for figure in (gpu_records.speed_by_stage(folder=tmp_path), gpu_records.memory_by_stage(folder=tmp_path)):
+    for figure in (figures.speed_by_stage(folder=tmp_path), figures.memory_by_stage(folder=tmp_path)):
         assert "No GPU has been measured" in figure.text and "make gpu STAGES=grid`" in figure.text
 
 
 @WITHOUT_A_GPU
 def test_without_a_gpu_a_lab_measures_nothing_here():
-    assert gpu_records.run_here("grid") is None
+    assert gpu_run.run_here("grid") is None
 
 
 def test_no_dry_run_is_recorded_as_a_measurement():
@@ -273,7 +274,7 @@ def test_a_cell_that_broke_keeps_its_sentence_and_is_tried_again(monkeypatch, tm
 def test_a_rank_that_failed_outweighs_one_that_did_not(monkeypatch):
     def ended(command, *_, **__):
         told = [{"cell": {}, "measured": {}}, {"cell": {}, "error": "Rank 1 broke."}]
-        with open(command[command.index("labsupport.gpu_cells") + 2], "w") as file:
+        with open(command[command.index("labsupport.gpu.cells") + 2], "w") as file:
             file.writelines(json.dumps(entry) + "\n" for entry in told)
         return 1, []
 

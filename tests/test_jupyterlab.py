@@ -62,7 +62,7 @@ def runs_of(server):
     found = []
     for process in psutil.Process(server.pid).children(recursive=True):
         try:
-            if "labsupport.guard" in process.cmdline():
+            if "labsupport.launch.guard" in process.cmdline():
                 found.append(process)
         except psutil.NoSuchProcess:
             pass

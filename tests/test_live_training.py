@@ -201,7 +201,7 @@ def test_a_follower_that_raises_ends_the_run(left):
 KERNEL = """
 import sys, time
 from labsupport import create_deepspeed_config
-from labsupport.live_training import LiveTraining
+from labsupport.ranks.live_training import LiveTraining
 def tell(event): print(event["event"], flush=True)
 config = create_deepspeed_config(2, precision="fp32", world_size=2, micro_batch_size=4, train_batch_size=8)
 LiveTraining(config, model="tiny", steps=100000, sequence_length=32, on_event=tell).start()
@@ -259,7 +259,17 @@ def test_a_lock_of_the_compiler_goes_with_its_holder(tmp_path):
     """A rank that is stopped while an op is compiled would leave a lock for which every later run waits."""
     lock = Path(tmp_path, "lock")
     hold = f"import os, time; os.open({str(lock)!r}, os.O_CREAT | os.O_EXCL); time.sleep(100)"
-    guard = [sys.executable, "-m", "labsupport.guard", str(os.getpid()), str(tmp_path), "0", sys.executable, "-c", hold]
+    guard = [
+        sys.executable,
+        "-m",
+        "labsupport.launch.guard",
+        str(os.getpid()),
+        str(tmp_path),
+        "0",
+        sys.executable,
+        "-c",
+        hold,
+    ]
     process = subprocess.Popen(guard)
     assert wait_until(lock.exists, 20)
     process.terminate()

@@ -122,7 +122,7 @@ def test_what_deepspeed_would_refuse_is_told_too():
 
 def test_asking_loads_no_torch():
     code = (
-        "import sys; from labsupport.live_training import obstacle; from labsupport.memory import choices_config\n"
+        "import sys; from labsupport.ranks.live_training import obstacle; from labsupport.memory import choices_config\n"
         "assert obstacle(choices_config(stage=3, offload_optimizer='nvme'), '1m', 2) is not None\n"
         "sys.exit('torch' in sys.modules)"
     )

@@ -23,7 +23,7 @@ def test_this_machine_misses_nothing():
     ids=["python", "venv", "headers", "compiler"],
 )
 def test_each_missing_thing_is_one_sentence_with_its_package(monkeypatch, attribute, value, package):
-    monkeypatch.setattr(f"labsupport.preflight.{attribute}", value)
+    monkeypatch.setattr(f"labsupport.machine.preflight.{attribute}", value)
     sentences = preflight.missing()
     monkeypatch.undo()
     assert len(sentences) == 1
@@ -50,5 +50,7 @@ def test_make_stops_with_the_sentence(root, tmp_path):
 
 
 def test_it_runs_as_a_file_on_any_python(root):
-    done = subprocess.run([sys.executable, "-I", str(root / "labsupport/preflight.py")], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-I", str(root / "labsupport/machine/preflight.py")], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ import pytest
 from labsupport.config_checks import validate_config
 from labsupport.errors import ConfigError
 from labsupport.memory import model_states
+from labsupport.memory.roles import ROLES
 from labsupport.settings import read_settings
 from labsupport.widgets.selector.table import (
     AXES,
@@ -48,7 +49,7 @@ def test_the_table_says_the_same():
     assert table["strategies"] == strategies()
     for strategy in ALL:
         assert table["refusals"]["|".join(map(str, strategy.values()))] == refusal(DEFAULT | strategy)
-    assert json.loads(json.dumps(table))["roles"] == list(model_states.ROLES)
+    assert json.loads(json.dumps(table))["roles"] == list(ROLES)
 
 
 def test_what_is_not_offloaded_is_cheaper_than_what_is():

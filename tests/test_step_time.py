@@ -6,7 +6,7 @@ import random
 import pytest
 
 from labsupport.errors import ConfigError, LabError
-from labsupport.memory import planner as memory
+from labsupport.memory.paper import model_state_bytes
 from labsupport.memory.planner import plan
 from labsupport.models import PRESETS
 from labsupport.step_time import published
@@ -168,7 +168,7 @@ def test_offload_moves_gradients_down_and_parameters_up():
 def test_what_fits_is_the_planners_answer():
     for stage in range(4):
         for gpus in (1, 8, 64):
-            states = memory.model_state_bytes(MODEL.parameters, stage, gpus)
+            states = model_state_bytes(MODEL.parameters, stage, gpus)
             assert fits(MODEL, stage, H100, gpus) == (states <= H100.memory_bytes)
     trillion = weak_scaling(GPT["1008B"], 3, H100, [64, 1024], 2048)
     assert [point.fits for point in trillion] == [False, True]

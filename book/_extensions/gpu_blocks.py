@@ -5,6 +5,7 @@
 Where no GPU was measured yet a block is the sentence that says so, and how to measure one.
 """
 
+from labsupport.gpu import figures
 from labsupport.gpu import tables as gpu_records
 from labsupport.gpu.suites import Tier
 from labsupport.gpu.tables import gpu_record, not_measured, stamp
@@ -55,12 +56,12 @@ def gpu_grid():
 
 def gpu_grid_speed_figure():
     """Stages and precisions: tokens per second; nothing where the table below says that there is no record."""
-    return _figure(gpu_records.speed_by_stage("grid"), "")
+    return _figure(figures.speed_by_stage("grid"), "")
 
 
 def gpu_grid_memory_figure():
     """Stages in 16 bits: the peak by role, predicted and measured."""
-    return _figure(gpu_records.memory_by_stage("grid"))
+    return _figure(figures.memory_by_stage("grid"))
 
 
 def gpu_planner():
@@ -78,7 +79,7 @@ def gpu_frameworks():
 
 def gpu_frameworks_figure():
     """The same as a figure; nothing where there is no record."""
-    return _figure(gpu_records.speed_by_stage("speed"), "")
+    return _figure(figures.speed_by_stage("speed"), "")
 
 
 def gpu_trainer():
@@ -93,7 +94,7 @@ def gpu_offload():
 
 def gpu_offload_figure():
     """Offload: the peak by role; nothing where there is no record."""
-    return _figure(gpu_records.memory_by_stage("offload"), "")
+    return _figure(figures.memory_by_stage("offload"), "")
 
 
 def gpu_largest():
@@ -113,6 +114,6 @@ def _table(stage, table):
 
 def _figure(figure, without=None):
     """The figure, or in its place `without`, by default the sentence that there is no record."""
-    if not isinstance(figure, gpu_records.Note):
+    if not isinstance(figure, figures.Note):
         return figure
     return figure.text if without is None else without

@@ -1,6 +1,6 @@
 """One measurement of the GPU tier, in a process of its own: what `make gpu` starts, and a lab on a GPU.
 
-    python -m labsupport.gpu_cells cell.json result.jsonl          # also under torchrun, for several ranks
+    python -m labsupport.gpu.cells cell.json result.jsonl          # also under torchrun, for several ranks
 
 A cell is plain data, and names its `kind`: a function of KINDS. The result is a line of JSON; a cell that fails
 leaves its sentence there.
@@ -88,14 +88,14 @@ def ops(_cell, _device):
 
 
 def memory(cell, _device):
-    """What the ledger counts at the four moments of a step, as labsupport.agreement measures it."""
+    """What the ledger counts at the four moments of a step, as labsupport.measure.agreement measures it."""
     from labsupport.measure.agreement import measure
 
     return measure(cell)
 
 
 def speed(cell, device):
-    """How fast one of labsupport.training_loops trains, and the most that the allocator held meanwhile."""
+    """How fast one of labsupport.gpu.training_loops trains, and the most that the allocator held meanwhile."""
     from labsupport.gpu.training_loops import LOOPS
 
     advance = LOOPS[cell["loop"]](_model(cell, device), cell["config"], device)

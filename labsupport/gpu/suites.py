@@ -2,7 +2,7 @@
 
     tier = Tier(dry_run=False, ranks=1)
     tier.environment, tier.ops = ...        # what the first two stages found
-    STAGES["grid"](tier)                    # cells for labsupport.gpu_cells, or why there is nothing to measure
+    STAGES["grid"](tier)                    # cells for labsupport.gpu.cells, or why there is nothing to measure
 
 benchmarks/gpu.py runs them. The model is the largest preset that the planner finds room for.
 """

@@ -1,6 +1,6 @@
 """What `make gpu` recorded, as tables and figures that name their hardware, beside this machine's own. No torch.
 
-from labsupport.gpu_records import speed_by_stage
+from labsupport.gpu.tables import speed_by_stage
 speed_by_stage()                # a figure; or a note, where no GPU was measured yet
 """
 

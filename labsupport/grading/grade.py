@@ -110,7 +110,7 @@ def _run(path, temporary, answers, minutes, memory_gib, cell_seconds):
         # The compiled ops stay where they are: with another home each submission would compile its own.
         "TORCH_EXTENSIONS_DIR": os.environ.get("TORCH_EXTENSIONS_DIR", str(Path.home() / ".cache/torch_extensions")),
     }
-    inner = [sys.executable, "-m", "labsupport.submission", notebook, str(answers), str(cell_seconds)]
+    inner = [sys.executable, "-m", "labsupport.grading.submission", notebook, str(answers), str(cell_seconds)]
     command = [sys.executable, "-m", "labsupport.launch.guard", str(os.getpid()), str(temporary), "0", *inner]
     process = subprocess.Popen(
         command,

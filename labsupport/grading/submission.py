@@ -1,6 +1,6 @@
 """Run one submitted lab, and put the answers that it leaves into files. For labsupport.grading; needs no solutions.
 
-python -m labsupport.submission LAB.ipynb ANSWERS_FOLDER SECONDS_A_CELL
+python -m labsupport.grading.submission LAB.ipynb ANSWERS_FOLDER SECONDS_A_CELL
 """
 
 import os
@@ -53,7 +53,7 @@ def hand_over(exercise_id, name, names):
 
 
 def _handing_over(exercise_id, name):
-    return f"from labsupport.submission import hand_over\n\nhand_over({exercise_id!r}, {name!r}, globals())"
+    return f"from labsupport.grading.submission import hand_over\n\nhand_over({exercise_id!r}, {name!r}, globals())"
 
 
 def main(arguments):

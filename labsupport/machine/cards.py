@@ -1,6 +1,6 @@
 """GPUs that people train on and the networks between their nodes, as their makers specify them. No torch.
 
-    python -c "from labsupport.cards import card; print(card('h100'))"
+    python -c "from labsupport.machine.cards import card; print(card('h100'))"
 
 These are peaks that vendors print, never what a program gets. Two habits of data sheets are undone here: rates
 "with sparsity" are halved to the dense rate, and a link's "bidirectional" rate is halved to one direction.

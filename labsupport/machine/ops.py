@@ -1,6 +1,6 @@
 """Compile the DeepSpeed ops that this machine needs: once, before a lab would stop to do it.
 
-    python -m labsupport.ops
+    python -m labsupport.machine.ops
 
 `make ops` runs it, and so do `make book` and `make test`.
 """
@@ -58,7 +58,7 @@ def main():
     failed = compile_ops()
     if describe_machine().accelerator == "cuda":
         processor = os.environ | {"DS_ACCELERATOR": "cpu"}
-        failed += [""] * subprocess.run([sys.executable, "-m", "labsupport.ops"], env=processor).returncode
+        failed += [""] * subprocess.run([sys.executable, "-m", "labsupport.machine.ops"], env=processor).returncode
     return 1 if failed else 0
 
 

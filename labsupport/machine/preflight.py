@@ -1,6 +1,6 @@
 """What must be on the machine before anything is installed; run as a file by any Python, it needs no package.
 
-    python3.11 labsupport/preflight.py
+    python3.11 labsupport/machine/preflight.py
 
 The Makefile runs it before it makes the virtual environment.
 """

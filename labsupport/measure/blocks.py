@@ -2,7 +2,7 @@
 
     held_by_block(engine, block_of)                 # {role: [bytes of each of BLOCKS]} now
 
-labsupport.claims says which attributes of DeepSpeed 0.19.8 hold what; here they are taken apart by parameter.
+labsupport.measure.claims says which attributes of DeepSpeed 0.19.8 hold what; here they are taken apart by parameter.
 """
 
 from labsupport.measure.claims import address, buckets, storages

@@ -1,7 +1,7 @@
 """What each tensor of a DeepSpeed engine is for: the roles by which the ledger counts and the planner predicts.
 
 DeepSpeed 0.19.8 keeps each state in other attributes at each stage. Here every one of them is named once;
-labsupport.ledger adds up their storages at rest, labsupport.timeline follows them through a step.
+labsupport.measure.ledger adds up their storages at rest, labsupport.measure.timeline follows them through a step.
 """
 
 import gc

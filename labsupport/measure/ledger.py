@@ -5,7 +5,7 @@
 
 DeepSpeed's memory_allocated() on a CPU is the whole process, so that ZeRO's savings drown in it. Here every
 tensor storage that is alive is counted once, the same way on a CPU and on a GPU. What happens within a step
-is labsupport.timeline's.
+is labsupport.measure.timeline's.
 """
 
 import gc

@@ -2,7 +2,7 @@
 
     deepspeed --num_gpus 2 labsupport/deepspeed_trainer.py --events events.jsonl --json result.json
 
-labsupport/deepspeed_trainer.py writes both; labsupport.live_training reads them.
+labsupport/deepspeed_trainer.py writes both; labsupport.ranks.live_training reads them.
 """
 
 import itertools

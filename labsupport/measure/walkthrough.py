@@ -109,7 +109,7 @@ def join(run, results):
     """Return one run as it is recorded, from what record_step gave on each rank, in the order of the ranks.
 
     The collectives are the ranks' common clock: every rank has the same frames. A frame gets "wire_bytes", what one
-    rank sends by labsupport.communication, and keeps of "held" ({role: {block: [bytes by rank]}}) and "live"
+    rank sends by labsupport.memory.messages, and keeps of "held" ({role: {block: [bytes by rank]}}) and "live"
     ({role: [bytes by rank]}) what is not as in the frame before. Raises LabError where the ranks' frames differ.
     """
     by_rank = [result["frames"] for result in results]
@@ -155,7 +155,7 @@ class Recorder:
     sent: {collective: message bytes}; held: {role: [bytes of each block]}; live: {role: bytes} as the ledger
     counts storages, with the buckets. to: {rank: message bytes} where a reduce hands the sum to one rank. The few
     bytes that agree on the gradient norm count in the frame that is open. What is made and freed again within one
-    frame is not seen: labsupport.timeline follows that.
+    frame is not seen: labsupport.measure.timeline follows that.
     """
 
     def __init__(self, engine):

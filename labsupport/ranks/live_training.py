@@ -1,11 +1,11 @@
 """Train a config on this machine's ranks beside a live kernel, say what happens, leave nothing behind. No torch.
 
-    from labsupport.live_training import LiveTraining, obstacle
+    from labsupport.ranks.live_training import LiveTraining, obstacle
     print(obstacle(config, "1m", ranks=2) or "this machine can run it")
     run = LiveTraining(config, on_event=print)
     run.start()
 
-The ranks are those of the program under the deepspeed launcher, which labsupport.guard watches over. A kernel has
+The ranks are those of the program under the deepspeed launcher, which labsupport.launch.guard watches over. A kernel has
 one run at a time: a second one stops the first.
 """
 

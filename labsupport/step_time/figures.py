@@ -1,6 +1,6 @@
 """The figures of the scaling page: modelled lines and ranges, dashed and violet, beside what was measured or published.
 
-python -c "from labsupport.scaling_plots import modelled_lines; help(modelled_lines)"
+python -c "from labsupport.step_time.figures import modelled_lines; help(modelled_lines)"
 """
 
 from labsupport.plots import MEASURED_COLOURS, PREDICTED_COLOUR, LabFigure, empty_figure

@@ -1,6 +1,6 @@
 """How many floating-point operations a training step needs, and how many a device does in a second: the utilisation.
 
-    python -m labsupport.flops --model 1.3b --sequence 2048
+    python -m labsupport.step_time.flops --model 1.3b --sequence 2048
 
 The count is the one that published utilisations use, so that numbers can be set side by side: 6 for each parameter and
 token, and 12 x layers x hidden size x sequence for attention (PaLM, appendix B, arXiv 2204.02311; llm-foundry's

@@ -5,7 +5,7 @@
 A step is between two bounds: everything hidden behind the slowest part, and nothing hidden at all. Sources:
 Kaplan et al. 2020, arXiv 2001.08361 (FLOPs); Narayanan et al. 2021, arXiv 2104.04473 (recomputation, attention,
 the shapes); NCCL, src/graph/tuning.cc (a ring over two kinds of link); Rajbhandari et al. 2021, arXiv 2104.07857
-(what offload moves). What is sent and how long a collective takes stands in labsupport/collective_time.py.
+(what offload moves). What is sent and how long a collective takes stands in labsupport/step_time/collectives.py.
 """
 
 import math
@@ -64,7 +64,7 @@ class Cluster(NamedTuple):
 
 
 def cluster(card_name, link_name, gpus_per_node=8, **others):
-    """Return the Cluster of nodes with this card and network, from labsupport.cards; raises for unknown names.
+    """Return the Cluster of nodes with this card and network, from labsupport.machine.cards; raises for unknown names.
 
     others: any other field of Cluster, such as compute_efficiency (0 to 1).
     """

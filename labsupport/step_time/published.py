@@ -1,6 +1,6 @@
 """Tables that others published, beside the step-time model. Cited, not measured here. No torch.
 
-    python -m labsupport.published          # every row, with the model's error
+    python -m labsupport.step_time.published          # every row, with the model's error
 
 Each table was read in a public copy of its source and is cut to the columns that the model needs. One number is
 fitted on one row of a table, the share of the GPU's peak that its kernels reach; all other rows test the model.

@@ -2,7 +2,7 @@
 
     python benchmarks/selector_runs.py     # records a covering set; the pages show those
 
-Each run trains a preset on the standard library's text, on real ranks, through labsupport.live_training.
+Each run trains a preset on the standard library's text, on real ranks, through labsupport.ranks.live_training.
 """
 
 from labsupport.memory.planner import plan

@@ -1,6 +1,6 @@
 """Everything that the stage selector shows, as plain data that Python computed. No torch.
 
-    python -c "from labsupport.stage_table import DEFAULT, config_for; print(config_for(DEFAULT))"
+    python -c "from labsupport.widgets.selector.table import DEFAULT, config_for; print(config_for(DEFAULT))"
 
 A choice is a dict with a value for every name in AXES. The page has no kernel, so it gets `stage_table()`: for each
 combination the planner's terms of memory, which labsupport/stage_selector.js adds up and compares, and nothing that
@@ -20,6 +20,7 @@ from labsupport.memory.activations import Activations, activation_bytes
 from labsupport.memory.messages import predicted_collectives, total_wire_bytes, wire_bytes
 from labsupport.memory.moments import is_fused, resting_bytes, step_phases
 from labsupport.memory.planner import plan
+from labsupport.memory.roles import ROLES
 from labsupport.memory.room import ALLOWANCE_BYTES
 from labsupport.models import PRESETS, preset_named
 from labsupport.settings import read_settings
@@ -144,7 +145,7 @@ def stage_table():
     models = {name: _model(name) for name in AXES["model"]}
     return {
         "axes": AXES,
-        "roles": model_states.ROLES,
+        "roles": ROLES,
         "places": list(PLACES),
         "allowance_bytes": ALLOWANCE_BYTES,
         "cards": {
@@ -267,7 +268,7 @@ def _sent(shape, choice, checkpointed_layers):
 
 
 def _by_role(held):
-    return [held.get(role, 0) for role in model_states.ROLES]
+    return [held.get(role, 0) for role in ROLES]
 
 
 def _choice(model, precision, strategy):
