@@ -5,16 +5,8 @@ import re
 from functools import cache, partial
 
 from labsupport import mistakes_accumulation as mistakes
-from labsupport.judging import (
-    Exercise,
-    Mistaken,
-    Unusable,
-    call,
-    describe,
-    parsed_by_deepspeed,
-    require_dict,
-    require_number,
-)
+from labsupport.exercises.answers import call, describe, parsed_by_deepspeed, require_dict, require_number
+from labsupport.exercises.exercise import Exercise, Mistaken, Unusable
 from labsupport.training_checks import all_near, near, running_engine, sgd_config, watch_calls, zero_block
 from labsupport.wording import first_line
 

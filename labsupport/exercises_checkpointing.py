@@ -7,9 +7,10 @@ import cloudpickle
 
 from labsupport import mistakes_checkpointing as mistakes
 from labsupport.checkpoint_checks import adam_config, apart, common_folder, flat_weights, kept_engines, train_steps
+from labsupport.exercises.answers import call, describe, is_number
+from labsupport.exercises.exercise import Exercise, Mistaken, Unusable
+from labsupport.exercises.meeting import Meeting
 from labsupport.exercises_resuming import CLIENT_STATE, OTHER_RANKS
-from labsupport.judging import Exercise, Mistaken, Unusable, call, describe, is_number
-from labsupport.meeting import Meeting
 from labsupport.wording import first_line
 
 POSITION = 17  # batches read after two steps: no other number of the engine

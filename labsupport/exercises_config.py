@@ -3,7 +3,8 @@
 import copy
 
 from labsupport import mistakes_config as mistakes
-from labsupport.judging import Exercise, Mistaken, Unusable, call, describe, parsed_by_deepspeed, require_dict
+from labsupport.exercises.answers import call, describe, parsed_by_deepspeed, require_dict
+from labsupport.exercises.exercise import Exercise, Mistaken, Unusable
 
 OFFLOAD_BLOCKS = ("offload_optimizer", "offload_param")
 

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 from unittest import mock
 
 from labsupport import mistakes_huggingface as mistakes
-from labsupport.judging import Exercise, Mistaken, Unusable, call, describe, parsed_by_deepspeed, require_dict
+from labsupport.exercises.answers import call, describe, parsed_by_deepspeed, require_dict
+from labsupport.exercises.exercise import Exercise, Mistaken, Unusable
 from labsupport.mistakes_huggingface import AUTO
 
 STAGE_3 = {

@@ -7,7 +7,8 @@ from functools import cache
 
 from labsupport import mistakes_initialize as mistakes
 from labsupport.config_checks import TOP_LEVEL_KEYS
-from labsupport.judging import Exercise, Mistaken, Unusable, call, describe, parsed_by_deepspeed, require_number
+from labsupport.exercises.answers import call, describe, parsed_by_deepspeed, require_number
+from labsupport.exercises.exercise import Exercise, Mistaken, Unusable
 from labsupport.mistakes_initialize import KEY
 from labsupport.wording import first_line
 

@@ -4,7 +4,8 @@ import math
 from fractions import Fraction
 
 from labsupport import mistakes_memory as mistakes
-from labsupport.judging import Exercise, Mistaken, Unusable, call, describe, require_number
+from labsupport.exercises.answers import call, describe, require_number
+from labsupport.exercises.exercise import Exercise, Mistaken, Unusable
 
 STAGES = (0, 1, 2, 3)
 

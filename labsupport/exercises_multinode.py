@@ -7,7 +7,8 @@ from contextlib import redirect_stdout
 from unittest import mock
 
 from labsupport import mistakes_multinode as mistakes
-from labsupport.judging import Exercise, Mistaken, Unusable, call, describe, is_number, require_dict
+from labsupport.exercises.answers import call, describe, is_number, require_dict
+from labsupport.exercises.exercise import Exercise, Mistaken, Unusable
 from labsupport.mistakes_multinode import SITUATIONS
 
 HOSTS = {"worker-a": 4, "worker-b": 4}

@@ -5,7 +5,8 @@ import tempfile
 from functools import cache
 
 from labsupport import mistakes_offload as mistakes
-from labsupport.judging import Exercise, Mistaken, Unusable, call, describe, parsed_by_deepspeed, require_dict
+from labsupport.exercises.answers import call, describe, parsed_by_deepspeed, require_dict
+from labsupport.exercises.exercise import Exercise, Mistaken, Unusable
 from labsupport.mistakes_offload import RUNS
 from labsupport.wording import first_line
 

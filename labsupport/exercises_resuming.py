@@ -16,8 +16,9 @@ from labsupport.checkpoint_checks import (
     train_steps,
 )
 from labsupport.config import merge_configs
-from labsupport.judging import Exercise, Mistaken, Unusable, call, describe, parsed_by_deepspeed, require_dict
-from labsupport.meeting import Meeting
+from labsupport.exercises.answers import call, describe, parsed_by_deepspeed, require_dict
+from labsupport.exercises.exercise import Exercise, Mistaken, Unusable
+from labsupport.exercises.meeting import Meeting
 from labsupport.wording import first_line
 
 KEYS = (

@@ -4,9 +4,10 @@ import contextlib
 import functools
 
 from labsupport import mistakes_stages as mistakes
+from labsupport.exercises.answers import call, describe
+from labsupport.exercises.exercise import Exercise, Mistaken, Unusable
+from labsupport.exercises.meeting import Meeting
 from labsupport.exercises_memory import BYTES, FEWEST_RANKS
-from labsupport.judging import Exercise, Mistaken, Unusable, call, describe
-from labsupport.meeting import Meeting
 from labsupport.mistakes_stages import MOMENTS
 
 STAGES = (0, 1, 2, 3)

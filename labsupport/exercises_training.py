@@ -3,8 +3,9 @@
 import copy
 
 from labsupport import mistakes_training as mistakes
+from labsupport.exercises.answers import call
+from labsupport.exercises.exercise import Exercise, Mistaken, Unusable
 from labsupport.exercises_accumulation import ACCUMULATE, BF16_ACCUMULATION, CLIPPING_EXERCISE, FOUR_PATTERNS
-from labsupport.judging import Exercise, Mistaken, Unusable, call
 from labsupport.training_checks import (
     LR,
     RANKS,

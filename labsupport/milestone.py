@@ -19,17 +19,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 from labsupport import mistakes_milestone as mistakes
-from labsupport.judging import (
-    Exercise,
-    Mistaken,
-    NotAttempted,
-    Unusable,
-    call,
-    describe,
-    parsed_by_deepspeed,
-    require_dict,
-    require_number,
-)
+from labsupport.exercises.answers import call, describe, parsed_by_deepspeed, require_dict, require_number
+from labsupport.exercises.exercise import Exercise, Mistaken, NotAttempted, Unusable
 from labsupport.wording import first_line
 
 MODEL, SEQUENCE, SAMPLES, STEPS, TOLERANCE = "tiny", 32, 64, 6, 1e-3
@@ -338,7 +329,7 @@ EXERCISES = (MILESTONE,)
 
 def main(arguments):
     """Judge the named module, print the banner or what to mend first, and return the exit status."""
-    from labsupport.exercises import verify
+    from labsupport.exercises.verify import verify
     from labsupport.wording import framed
 
     if len(arguments) != 1 or not arguments[0]:

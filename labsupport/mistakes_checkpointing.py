@@ -1,6 +1,6 @@
 """What readers get wrong in exercises_checkpointing.py: what they are told, and answers that must be told it."""
 
-from labsupport.judging import Mistake
+from labsupport.exercises.exercise import Mistake
 
 _SAVE = """def save(engine, folder, batches_read):
     engine.save_checkpoint(folder, client_state={"batches_read": batches_read})

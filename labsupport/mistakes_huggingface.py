@@ -1,6 +1,6 @@
 """What readers get wrong in exercises_huggingface.py: what they are told, and answers that must be told it."""
 
-from labsupport.judging import Mistake
+from labsupport.exercises.exercise import Mistake
 
 AUTO = "auto"
 

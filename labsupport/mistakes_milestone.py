@@ -1,6 +1,6 @@
 """What a reader's own trainer gets wrong at the milestone: the course's trainer, broken in one place each time."""
 
-from labsupport.judging import Mistake
+from labsupport.exercises.exercise import Mistake
 
 
 def _ours(*changes):

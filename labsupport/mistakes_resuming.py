@@ -1,6 +1,6 @@
 """What readers get wrong in exercises_resuming.py: what they are told, and answers that must be told it."""
 
-from labsupport.judging import Mistake
+from labsupport.exercises.exercise import Mistake
 
 _IN, _OUT = '"--input_folder", f"{checkpoint}/{tag}"', '"--output_folder", f"{target}/{tag}"'
 

@@ -2,7 +2,7 @@
 
 import json
 
-from labsupport.judging import Mistake
+from labsupport.exercises.exercise import Mistake
 
 MOMENTS = ("forward", "backward", "step")
 

@@ -10,7 +10,7 @@ import pytest
 import rank_work
 
 from labsupport import deepspeed_trainer
-from labsupport.exercises import verify
+from labsupport.exercises.verify import verify
 
 
 def test_milestone_deepspeed_training():

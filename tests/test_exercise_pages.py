@@ -6,8 +6,8 @@ import pytest
 from conftest import needs_book, needs_chromium
 from playwright.sync_api import expect
 
-from labsupport.checking import NOT_ATTEMPTED
-from labsupport.exercises import MODULES, of_lab
+from labsupport.exercises.catalog import LABS, of_lab
+from labsupport.exercises.exercise import NOT_ATTEMPTED
 
 pytestmark = [needs_chromium, needs_book]
 
@@ -53,7 +53,7 @@ def test_a_question_is_answered_with_the_keyboard(lab):
     expect(right.get_by_text("Right.")).to_be_hidden()
 
 
-@pytest.mark.parametrize("lab_name", MODULES)
+@pytest.mark.parametrize("lab_name", LABS)
 def test_every_exercise_of_a_lab_is_on_its_page(browser, site, lab_name):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()

@@ -10,8 +10,9 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-from labsupport.checking import NOT_ATTEMPTED
-from labsupport.exercises import MODULES, catalog, lab_of, verify
+from labsupport.exercises.catalog import MODULES, catalog, lab_of
+from labsupport.exercises.exercise import NOT_ATTEMPTED
+from labsupport.exercises.verify import verify
 
 EXERCISES = catalog()
 LABS = {lab: nbformat.read(ROOT / "notebooks" / f"{lab}.ipynb", 4).cells for lab in MODULES}

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from labsupport import progress
+from labsupport.exercises import progress
 
 
 @pytest.fixture(autouse=True)

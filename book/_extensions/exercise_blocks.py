@@ -3,7 +3,7 @@
 PYTHONPATH=book/_extensions python -c "import exercise_blocks; print(exercise_blocks.exercise_table())"
 """
 
-from labsupport.exercises import MODULES, catalog, lab_of, of_lab
+from labsupport.exercises.catalog import LABS, catalog, lab_of, of_lab
 
 
 def exercise_table():
@@ -20,5 +20,5 @@ def exercise_totals():
     """How many exercises there are, how long they take, and how many wrong answers are known."""
     minutes = sum(exercise.minutes for exercise in catalog())
     known = sum(len(mistake.answers) for exercise in catalog() for mistake in exercise.mistakes.values())
-    labs = sum(bool(of_lab(lab)) for lab in MODULES)
+    labs = sum(bool(of_lab(lab)) for lab in LABS)
     return f"{len(catalog())} exercises in {labs} labs, {minutes / 60:.0f} hours in all, {known} known wrong answers."

@@ -21,7 +21,8 @@ from pathlib import Path
 import psutil
 
 from labsupport.errors import LabError
-from labsupport.exercises import Verdict, stop_workers, verify_pickled
+from labsupport.exercises.exercise import Verdict
+from labsupport.exercises.verify import stop_workers, verify_pickled
 from labsupport.launch.processes import adopt_orphans, end_family
 
 COLUMNS = ("submission", "exercise", "title", "passed", "message", "run", "seconds")
@@ -86,7 +87,7 @@ def grade(path, minutes, memory_gib, cell_seconds):
             if pickled.exists():
                 verdict = verify_pickled(exercise, pickled.read_bytes())
             else:
-                verdict = Verdict(False, reason.read_text() if reason.exists() else "Not attempted.", "")
+                verdict = Verdict(False, "not attempted", reason.read_text() if reason.exists() else "Not attempted.")
             rows.append(_row(exercise.id, exercise.title, int(verdict.passed), verdict.message, run, seconds))
     return rows
 

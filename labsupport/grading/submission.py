@@ -14,10 +14,10 @@ CHECK = re.compile(r"""^\s*check\(\s*["'](\d\d-[\w-]+)["']""", re.MULTILINE)
 
 def exercises_in(notebook):
     """Return the Exercises of the lab that a notebook is, by the checks in it; none where it has no check."""
-    from labsupport.exercises import MODULES, of_lab
+    from labsupport.exercises.catalog import LABS, of_lab
 
     numbers = {found[:2] for cell in notebook.cells for found in CHECK.findall(cell.source)}
-    return [exercise for lab in MODULES if lab[:2] in numbers for exercise in of_lab(lab)]
+    return [exercise for lab in LABS if lab[:2] in numbers for exercise in of_lab(lab)]
 
 
 def without_checks(notebook):
@@ -39,7 +39,7 @@ def hand_over(exercise_id, name, names):
     """Put what the notebook has under `name` into a file that only the checking processes open."""
     import cloudpickle
 
-    from labsupport.judging import describe, is_stub
+    from labsupport.exercises.answers import describe, is_stub
 
     folder = Path(os.environ[ANSWERS])
     if name not in names:

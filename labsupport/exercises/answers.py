@@ -1,9 +1,4 @@
-"""What an exercise is, and what its check is written with.
-
-A check is a function of the reader's answer. It returns where the answer is right and raises `Mistaken` where it
-knows what was misunderstood. The checks stand in exercises_config.py and its like, by topic; what readers get wrong,
-and what they are told then, in mistakes_config.py and its like.
-"""
+"""What checks are written with: call the reader's function, look at a value, let DeepSpeed parse a config."""
 
 import copy
 import dis
@@ -11,70 +6,9 @@ import json
 import numbers
 import traceback
 import types
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
+from labsupport.exercises.exercise import Mistaken, NotAttempted, Unusable
 from labsupport.wording import first_line
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A wrong answer that people really give.
-
-    message: what the reader is told; {names} in it are filled in by the check. answers: source texts of the cell that
-    must be told this. hint: what to look at next.
-    """
-
-    message: str
-    answers: tuple[str, ...] = ()
-    hint: str = ""
-
-
-@dataclass(frozen=True)
-class Exercise:
-    """One task of a lab.
-
-    id: "NN-name", NN being the lab. difficulty: 1 to 5. target: what must hold, as a number or a behaviour. answer: the
-    name that the reader's cell defines. check: called with the answer, on `ranks` processes of one process group; more
-    than `seconds` of it are ended from outside; it may return lines about what it measured, which a right answer is
-    shown. mistakes: by name; "hangs" is what an answer that does not end is told.
-    """
-
-    id: str
-    title: str
-    difficulty: int
-    minutes: int
-    target: str
-    answer: str
-    check: Callable
-    mistakes: dict[str, Mistake] = field(repr=False)
-    ranks: int = 1
-    seconds: float = 10
-
-    def heading(self):
-        """Return the line that stands above the exercise in its lab."""
-        level = "●" * self.difficulty + "○" * (5 - self.difficulty)
-        return f"**Difficulty** {level} · **Minutes** {self.minutes} · **Target** {self.target}"
-
-
-class Mistaken(Exception):
-    """The answer is wrong in a way that the exercise knows: the name of the mistake, and values for its message."""
-
-    def __init__(self, name, /, **values):
-        super().__init__(name)
-        self.name, self.values = name, values
-
-
-class Unusable(Exception):
-    """The answer cannot be judged: it is of the wrong kind or fails. `error` is what it raised, if it raised."""
-
-    def __init__(self, message, error=None):
-        super().__init__(message)
-        self.error = error
-
-
-class NotAttempted(Exception):
-    """The answer is still the stub."""
 
 
 def call(function, *arguments, **named):

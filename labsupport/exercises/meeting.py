@@ -4,7 +4,8 @@ import datetime
 import json
 import uuid
 
-from labsupport.judging import Mistaken, NotAttempted, Unusable, call
+from labsupport.exercises.answers import call
+from labsupport.exercises.exercise import Mistaken, NotAttempted, Unusable
 
 
 class Meeting:
