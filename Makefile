@@ -34,7 +34,7 @@ gpu: setup  ## measure this machine's GPU, stage by stage; STAGES="grid speed" f
 endif
 
 milestone: setup  ## train with your own module on two ranks: make milestone MODULE=my_trainer.py
-	@$(BIN)/python -m labsupport.milestone "$(MODULE)"
+	@$(BIN)/python -m labsupport.exercises.lab_09_milestone "$(MODULE)"
 
 learner: setup  ## the labs without solutions in _build/learner, to hand out
 	$(BIN)/jupyter nbconvert --to notebook --TagRemovePreprocessor.enabled=True \

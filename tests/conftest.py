@@ -15,7 +15,8 @@ os.environ["DS_ACCELERATOR"] = "cpu"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 # The ranks import the functions that a test sends them.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
+ON_RANKS = str(ROOT / "tests" / "on_ranks")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ON_RANKS, os.environ.get("PYTHONPATH")]))
 
 
 @pytest.fixture(scope="session")

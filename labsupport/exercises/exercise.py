@@ -14,7 +14,7 @@ NOT_ATTEMPTED = "Not attempted yet: replace the ... in the cell above, run it, a
 
 @dataclass(frozen=True)
 class Mistake:
-    """What readers get wrong: message, what they are told, with {names} that the check fills in; hint, where to look."""
+    """What readers get wrong: the message, with {names} that the check fills in, and where to look next."""
 
     message: str
     hint: str = ""

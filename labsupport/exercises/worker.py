@@ -97,7 +97,8 @@ def _state():
     import torch
 
     from labsupport import exercises
-    from labsupport.exercises import answers, exercise
+    from labsupport.exercises import answers
+    from labsupport.exercises import exercise as definition
 
     patched = [torch, torch.nn.functional, torch.distributed, torch.nn.Module, torch.nn.Linear, torch.Tensor, deepspeed,
                deepspeed.comm, deepspeed.comm.comm, deepspeed.zero, deepspeed.runtime.config, deepspeed.runtime.engine,
@@ -108,7 +109,7 @@ def _state():
     timers = [signal.getitimer(which) for which in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)]
     settings = [torch.is_grad_enabled(), torch.get_default_dtype(), str(torch.get_default_device())]
     handlers = [signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGINT, signal.SIGTERM)]
-    modules = [sys.modules.get(module.__name__) for module in (torch, deepspeed, answers, exercise, exercises)]
+    modules = [sys.modules.get(module.__name__) for module in (torch, deepspeed, answers, definition, exercises)]
     return functions, [settings, handlers, timers, modules, dict(os.environ), os.getcwd(), psutil.Process().children()]
 
 

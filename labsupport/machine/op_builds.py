@@ -3,7 +3,7 @@
     prepare_op_builds("cuda")         # before the first op is loaded
     clear_stale_lock("fused_adam")    # before that op is
 
-labsupport.machine.ops compiles what the labs need beforehand; labsupport.engine comes here for what is compiled on demand.
+ops.py compiles what the labs need beforehand; labsupport.engine comes here for what is compiled on demand.
 """
 
 import contextlib

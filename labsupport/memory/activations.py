@@ -1,7 +1,7 @@
 """How many bytes a transformer's forward pass keeps for its backward pass, and what both need on top. No torch.
 
 Counted from what PyTorch's autograd saves in transformers' GPT-2 and Llama, operation by operation, without
-dropout; tests/test_activations.py compares each shape with the profiler. For the idea of such a count see
+dropout; tests/memory/test_activations.py compares each shape with the profiler. For the idea of such a count see
 Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models", arXiv 2205.05198, section 4.
 
 t stands for the tokens of a micro-batch, e for the bytes of one number in the model's precision.

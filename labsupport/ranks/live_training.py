@@ -5,8 +5,8 @@
     run = LiveTraining(config, on_event=print)
     run.start()
 
-The ranks are those of the program under the deepspeed launcher, which labsupport.launch.guard watches over. A kernel has
-one run at a time: a second one stops the first.
+The ranks are those of the program under the deepspeed launcher, which launch/guard.py watches over. A kernel has one
+run at a time: a second one stops the first.
 """
 
 import atexit

@@ -1,6 +1,7 @@
 """The modelled time of collectives, and which of them each ZeRO stage sends in a step. No torch.
 
-    python -c "from labsupport.step_time.collectives import *; print(collective_seconds('all_reduce', 2**30, 8, 5e-6, 200e9))"
+    from labsupport.step_time.collectives import collective_seconds
+    collective_seconds("all_reduce", 2**30, world_size=8, alpha_seconds=5e-6, bytes_per_second=200e9)
 
 A message of m bytes over one link takes alpha + m / B seconds: alpha is the start, B the rate. Sources: Thakur,
 Rabenseifner and Gropp 2005 (the ring); Rajbhandari et al. 2020, arXiv 1910.02054, section 7 (what ZeRO sends).

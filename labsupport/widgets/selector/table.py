@@ -4,7 +4,7 @@
 
 A choice is a dict with a value for every name in AXES. The page has no kernel, so it gets `stage_table()`: for each
 combination the planner's terms of memory, which labsupport/stage_selector.js adds up and compares, and nothing that
-it would have to know about DeepSpeed. tests/test_stage_table.py compares the whole grid with `plan`.
+it would have to know about DeepSpeed. tests/widgets/test_stage_table.py compares the whole grid with `plan`.
 """
 
 import functools

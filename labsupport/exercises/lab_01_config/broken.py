@@ -1,0 +1,88 @@
+"""Exercise 01-broken: Find the four faults of a config."""
+
+from labsupport.exercises.answers import describe, parsed_by_deepspeed, require_dict
+from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
+from labsupport.exercises.lab_01_config.parsed import OFFLOAD_BLOCKS, offloads_of, precision_of
+
+
+def config_to_mend():
+    """Return the config of exercise 01-broken, with its faults."""
+    return {
+        "train_batch_size": 32,
+        "train_micro_batch_size_per_gpu": 4,
+        "gradient_accumulation_steps": 2,
+        "gradient_cliping": 0.0,
+        "optimizer": {"type": "AdamW", "params": {"lr": 0.0003}},
+        "bf16": {"enabled": True},
+        "zero_optimization": {
+            "stage": 2,
+            "offload_optimizer": {"device": "cpu"},
+            "offload_param": {"device": "cpu"},
+            "data_types": {"grad_accum_dtype": "fp32"},
+        },
+    }
+
+
+def _broken(mended):
+    require_dict(mended, "The mended config")
+    try:
+        values = parsed_by_deepspeed(mended, world_size=2)
+    except Unusable as refused:
+        if "Check batch related parameters" in str(refused):
+            raise Mistaken("triple left", error=refused) from refused
+        if "data_types" in (mended.get("zero_optimization") or {}):
+            raise Mistaken("data_types left", error=refused) from refused
+        raise
+    sizes = values.train_batch_size, values.train_micro_batch_size_per_gpu
+    if sizes != (32, 4):
+        raise Mistaken("other batch", batch=sizes[0], micro=sizes[1])
+    if values.gradient_clipping != 0:
+        raise Mistaken("still clips", got=describe(values.gradient_clipping))
+    if offloads_of(values) != set(OFFLOAD_BLOCKS):
+        raise Mistaken("offload removed", name=min(set(OFFLOAD_BLOCKS) - offloads_of(values)))
+    if values.zero_optimization_stage != 3:
+        raise Mistaken("stage left", got=values.zero_optimization_stage)
+    if precision_of(values) != "bf16":
+        raise Mistaken("precision changed", got=precision_of(values))
+    if values.grad_accum_dtype not in ("fp32", "float32"):
+        raise Mistaken("accumulation removed")
+
+
+MISTAKES = {
+    "triple left": Mistake(
+        "The three batch sizes do not multiply on 2 ranks. {error}",
+        "The batch and the micro batch are what was meant; the accumulation steps are what has to follow.",
+    ),
+    "data_types left": Mistake(
+        "data_types does not belong into zero_optimization, where DeepSpeed's page on configs shows it. {error}",
+        "It is a block of the top level.",
+    ),
+    "other batch": Mistake("This trains on {batch} samples an update and {micro} a pass. Meant were 32 and 4."),
+    "still clips": Mistake(
+        "DeepSpeed has {got} in force, which is not off. A misspelt key at the top level is not read, and a "
+        "removed one leaves the default, which is 1.0."
+    ),
+    "stage left": Mistake(
+        "At stage {got} the parameters are whole on every rank, and offload_param does nothing, although DeepSpeed "
+        "repeats it back. It works at stage 3."
+    ),
+    "offload removed": Mistake(
+        "The config no longer asks for {name}. Mend what kept it from working in place of taking it out."
+    ),
+    "accumulation removed": Mistake(
+        "Gradients are accumulated in bf16 again: the wish for fp32 is gone, or is written where nobody reads it."
+    ),
+    "precision changed": Mistake("The weights were meant to be in bf16, and DeepSpeed reads {got}."),
+}
+
+
+EXERCISE = Exercise(
+    id="01-broken",
+    title="Find the four faults of a config",
+    difficulty=3,
+    minutes=10,
+    target="on 2 ranks DeepSpeed has in force all that the config was meant to say",
+    answer="mended",
+    check=_broken,
+    mistakes=MISTAKES,
+)

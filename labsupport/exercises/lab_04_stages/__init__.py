@@ -1,0 +1,10 @@
+"""The exercises of lab 04 on bytes: what a rank holds at each stage, and how many ranks a model needs."""
+
+from labsupport.exercises.lab_04_stages import bytes, collectives, edit, fewest_ranks
+
+EXERCISES = (
+    bytes.EXERCISE,
+    edit.EXERCISE,
+    collectives.EXERCISE,
+    fewest_ranks.EXERCISE,
+)

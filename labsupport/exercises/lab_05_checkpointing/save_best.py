@@ -1,0 +1,137 @@
+"""Exercise 05-save-best: Keep the best checkpoint."""
+
+import math
+
+from labsupport.exercises.answers import call, describe, is_number
+from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
+from labsupport.exercises.lab_05_checkpointing.engines import adam_config, common_folder, kept_engines, train_steps
+from labsupport.exercises.meeting import Meeting
+
+# The losses of the two ranks, and the best mean so far. All numbers are exact in fp32.
+EPOCHS = (
+    ((1.0, 3.0), math.inf),
+    ((1.0, 4.0), 2.0),
+    ((0.5, 1.5), 2.0),
+    ((3.0, 1.0), 2.0),
+    ((5.0, 7.0), 4.0),
+    ((0.75, 0.25), 4.0),
+)
+
+
+def _save_best(answer):
+    if not callable(answer):
+        call(answer)
+    meeting = Meeting()
+    with common_folder() as folder, kept_engines() as make:
+        engine = make(adam_config(2))
+        train_steps(engine, 0, 1)
+        really_save, calls = engine.save_checkpoint, []
+        engine.save_checkpoint = lambda *given, **named: calls.append((given, named)) or True
+        seen = []
+        for losses, best in EPOCHS:
+            calls.clear()
+            returned = _plain(meeting.call(answer, engine, folder, losses[meeting.rank], best))
+            seen.append([len(calls), returned])
+        _judge_best(meeting.facts(seen))
+        given, named = calls[-1]  # the last epoch is one to save
+        really_save(*given, **named)
+        meeting.facts("saved")  # rank 0 writes the file `latest` after all others have left
+        loaded = engine.load_checkpoint(folder)[0]
+        if None in meeting.facts(loaded):
+            raise Unusable("What your function saves cannot be loaded from the folder: save into `folder` itself.")
+
+
+def _plain(value):
+    """A number as a float, and what is no number in words."""
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        value = value.item()
+    return float(value) if is_number(value) else describe(value)
+
+
+def _judge_best(by_rank):
+    """by_rank: for each rank and epoch, how often it saved and what it returned."""
+    for returned in (returned for epochs in by_rank for _, returned in epochs):
+        if isinstance(returned, str):
+            raise Unusable(f"Your function returns {returned}: it has to be a number, the best mean so far.")
+    means = [sum(losses) / 2 for losses, _ in EPOCHS]
+    bests = [best for _, best in EPOCHS]
+    right = [mean < best for mean, best in zip(means, bests, strict=True)]
+    saved = [[saves > 0 for saves, _ in epochs] for epochs in by_rank]
+    if saved[0] != saved[1]:
+        alone = saved[1 - saved.index(max(saved, key=sum))].count(True) == 0
+        raise Mistaken("one rank saves" if alone else "each its own", **_first_split(saved))
+    for epoch, (losses, best) in enumerate(EPOCHS):
+        if saved[0][epoch] != right[epoch]:
+            values = {"losses": f"{losses[0]} and {losses[1]}", "best": best, "mean": means[epoch]}
+            if all(saved[0]):
+                raise Mistaken("always", **values)
+            if saved[0] == [sum(losses) < best for losses, best in EPOCHS]:
+                raise Mistaken("sum", **values)
+            raise Mistaken("saves" if saved[0][epoch] else "does not save", **values)
+    for epoch, (losses, best) in enumerate(EPOCHS):
+        returned = [epochs[epoch][1] for epochs in by_rank]
+        expected = means[epoch] if right[epoch] else best
+        if returned != [expected, expected]:
+            values = {"losses": f"{losses[0]} and {losses[1]}", "best": best, "given": returned[0]}
+            raise Mistaken("own loss" if returned[0] != returned[1] else "another best", **values)
+
+
+def _first_split(saved):
+    epoch = next(number for number, (one, two) in enumerate(zip(*saved, strict=True)) if one != two)
+    losses, best = EPOCHS[epoch]
+    return {"losses": f"{losses[0]} and {losses[1]}", "best": best, "rank": 0 if saved[0][epoch] else 1}
+
+
+MISTAKES = {
+    "one rank saves": Mistake(
+        "With losses of {losses} and a best of {best} rank {rank} calls `save_checkpoint` and the other does not. "
+        "In a real run it would wait there in vain: each rank writes its own part of the checkpoint."
+    ),
+    "each its own": Mistake(
+        "With losses of {losses} and a best of {best} rank {rank} saves and the other does not. Each decides by "
+        "its own loss, and saving is collective: the one that saves would wait for the other in vain.",
+        "The ranks have to decide by one number that all of them know.",
+    ),
+    "always": Mistake(
+        "With losses of {losses} and a best of {best} nothing became better, and your function saves all the same. "
+        "The best checkpoint would be replaced by a worse one."
+    ),
+    "sum": Mistake(
+        "With losses of {losses} and a best of {best} you do not save, although the mean is {mean}. An all-reduce "
+        "gives the sum over the ranks, unless you divide it."
+    ),
+    "saves": Mistake(
+        "With losses of {losses} and a best of {best} your function saves. The mean is {mean}, which is not below "
+        "the best."
+    ),
+    "does not save": Mistake(
+        "With losses of {losses} and a best of {best} your function does not save. The mean is {mean}, which is "
+        "below the best."
+    ),
+    "own loss": Mistake(
+        "With losses of {losses} and a best of {best} the ranks return different numbers. The next call would "
+        "compare with a best that differs from rank to rank, and sooner or later one saves alone."
+    ),
+    "another best": Mistake(
+        "With losses of {losses} and a best of {best} your function returns {given}. Return the best mean so far, "
+        "whether it is the new one or the old one."
+    ),
+    "hangs": Mistake(
+        "One rank waits for the other. Both the mean over the ranks and the save are collective: a rank that is "
+        "left out leaves its peers waiting."
+    ),
+}
+
+
+EXERCISE = Exercise(
+    id="05-save-best",
+    title="Keep the best checkpoint",
+    difficulty=3,
+    minutes=10,
+    target="both ranks save when the mean of their losses is below the best, and both return the same new best",
+    answer="save_if_better",
+    check=_save_best,
+    ranks=2,
+    seconds=30,
+    mistakes=MISTAKES,
+)

@@ -1,0 +1,86 @@
+"""Exercise 06-fits: Seven billion parameters on four small cards."""
+
+from labsupport.exercises.answers import parsed_by_deepspeed, require_dict
+from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
+from labsupport.exercises.lab_06_offload.parsed import BLOCKS, device_of
+
+# The machine of 06-fits, in bytes: the statement says the same in GB.
+PARAMETERS, GPUS = 7e9, 4
+CARD_BYTES, HOST_BYTES = 16e9 - 4e9, 160e9 - 28e9
+
+
+def _fits(config):
+    from labsupport.config import merge_configs, validate_config
+    from labsupport.errors import ConfigError
+    from labsupport.memory.planner import plan
+    from labsupport.settings import read_settings
+
+    require_dict(config, "The config")
+    parsed = parsed_by_deepspeed(config, GPUS)
+    blocks = {block: getattr(parsed.zero_config, block) for block in BLOCKS}
+    if any(block is not None and getattr(block, "ratio", 1.0) != 1.0 for block in blocks.values()):
+        raise Unusable("The planner counts whole states: leave ratio out of offload_optimizer.")
+    effective = {key: {"device": device_of(block)} for key, block in blocks.items() if block is not None}
+    try:
+        config = validate_config(merge_configs(config, {"zero_optimization": effective}), GPUS)
+        settings = read_settings(config, GPUS)
+    except ConfigError as error:
+        raise Mistaken("does nothing", error=error) from error
+    if "optimizer" not in config or (settings.precision, settings.master_bytes, settings.states) != ("bf16", 4, 2):
+        optimizer = settings.optimizer if "optimizer" in config else "none"
+        raise Mistaken("another training", precision=settings.precision, optimizer=optimizer)
+    planned = plan(PARAMETERS, config, world_size=GPUS)
+    on_card, on_host = planned.place_bytes("peak", "GPU"), planned.host_bytes("at rest") * GPUS
+    _judge_places(settings, on_card, on_host)
+
+
+def _judge_places(settings, on_card, on_host):
+    need = {"card": f"{on_card / 1e9:.0f}", "host": f"{on_host / 1e9:.0f}"}
+    if "nvme" in (settings.offload_optimizer, settings.offload_param):
+        raise Mistaken("drive")
+    if on_card > CARD_BYTES and settings.offload_optimizer == "none":
+        raise Mistaken("states on the card", stage=settings.stage, **need)
+    if on_card > CARD_BYTES:
+        raise Mistaken("parameters whole", stage=settings.stage, **need)
+    if on_host > HOST_BYTES:
+        raise Mistaken("host too small", **need)
+
+
+MISTAKES = {
+    "states on the card": Mistake(
+        "At stage {stage} the planner counts {card} GB on each card, and 12 GB are free. Adam's 12 bytes a "
+        "parameter are still there: four ranks are too few to partition them away."
+    ),
+    "parameters whole": Mistake(
+        "The optimizer is on the host, but at stage {stage} every card holds all parameters: 14 GB of weights "
+        "alone, {card} GB in all, and 12 GB are free.",
+        "Which stage divides the parameters?",
+    ),
+    "host too small": Mistake(
+        "The cards have room to spare, and the host has not: with the parameters there as well it holds {host} GB, "
+        "and 132 GB are free. All four ranks share one host, so partitioning does not divide its part.",
+        "Do the parameters have to leave the cards?",
+    ),
+    "drive": Mistake(
+        "A drive is for what the host cannot hold. Here the host has room for what the cards have no room for, "
+        "and a drive reads and writes 12 bytes a parameter in every step."
+    ),
+    "does nothing": Mistake("DeepSpeed starts with this config and does something else. {error}"),
+    "another training": Mistake(
+        "This is another run than the one to be placed: it computes in {precision}, and its optimizer is "
+        "{optimizer}. The run is in bf16 with AdamW, whose masters and states are fp32; change only where things "
+        "are."
+    ),
+}
+
+
+EXERCISE = Exercise(
+    id="06-fits",
+    title="Seven billion parameters on four small cards",
+    difficulty=3,
+    minutes=10,
+    target="the planner finds room for the run on every card and on the host, and nothing travels further than it must",
+    answer="workstation_config",
+    check=_fits,
+    mistakes=MISTAKES,
+)

@@ -1,0 +1,57 @@
+"""What tests/memory/test_messages.py runs on live ranks: engines whose messages DeepSpeed's comms_logger counts."""
+
+import contextlib
+import io
+
+import torch
+
+
+def count_messages(model, options, changes, checkpointing=False):
+    """Train two steps, count the third one's messages; return them with the config, the tensors' sizes and the output.
+
+    model: a preset, "layers" for four bias-free linear layers that share nothing, or "odd" for two layers whose
+    sizes divide by no number of ranks. options: those of create_deepspeed_config; changes: keys of
+    zero_optimization.
+    """
+    from labsupport import DeepSpeedTrainer, create_deepspeed_config
+    from labsupport.config import merge_configs
+    from labsupport.measure.collectives import measured_collectives
+
+    ranks = torch.distributed.get_world_size()
+    steps = options.get("gradient_accumulation_steps", 1)
+    options = {"precision": "bf16", "bucket_size": 10_000, "world_size": ranks, "micro_batch_size": 1} | options
+    config = merge_configs(
+        create_deepspeed_config(train_batch_size=ranks * steps, **options), {"zero_optimization": changes}
+    )
+    module, batch = _model_and_batch(model, checkpointing)
+    sizes = [parameter.numel() for parameter in module.parameters()]
+    loss_fn = torch.nn.functional.mse_loss if isinstance(module, torch.nn.Sequential) else None
+    printed = io.StringIO()
+    trainer = DeepSpeedTrainer(module, config, loss_fn=loss_fn)
+    trainer.engine.train()
+
+    def step():
+        for _ in range(steps):
+            trainer.train_step(batch)
+
+    step()
+    step()
+    with contextlib.redirect_stdout(printed):
+        measured = measured_collectives(trainer.engine, step)
+    trainer.engine.destroy()
+    return {"measured": measured, "config": config, "sizes": sizes, "printed": printed.getvalue()}
+
+
+def _model_and_batch(model, checkpointing):
+    if model == "layers":
+        layers = [torch.nn.Linear(64, 64, bias=False) for _ in range(4)]
+        return torch.nn.Sequential(*layers), (torch.ones(1, 64), torch.zeros(1, 64))
+    if model == "odd":
+        return torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Linear(7, 3)), (torch.ones(1, 5), torch.zeros(1, 3))
+    from labsupport.models import build_model
+
+    module = build_model(model)
+    if checkpointing:
+        module.activation_checkpointing_enable()
+    tokens = torch.arange(16).reshape(1, 16)
+    return module, {"input_ids": tokens, "labels": tokens}
