@@ -1,13 +1,15 @@
-"""DeepSpeedTrainer, and the program that trains with it on the standard library's text.
+"""The program: train a byte-level language model on the standard library's text, with DeepSpeedTrainer.
 
     deepspeed --num_gpus 2 labsupport/deepspeed_trainer.py --stage 2
     deepspeed --num_gpus 2 labsupport/deepspeed_trainer.py --stage 3 --offload
     python labsupport/deepspeed_trainer.py --compare
 
-What the program does with its arguments stands in labsupport/deepspeed_trainer.py.
+It reads in the order in which it runs: arguments, machine, config, model, trainer, steps, result. The trainer itself
+stands in trainer.py. The names that a trainer of one's own has to have (lab 09) can be imported from here.
 """
 
 import argparse
+import functools
 import itertools
 import os
 import statistics
@@ -15,7 +17,11 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+from tqdm import tqdm
+
 from labsupport.command_line import OneSentenceParser, write_json
+from labsupport.compare import compare_stages
 from labsupport.config import (
     config_precision,
     create_deepspeed_config,
@@ -24,16 +30,23 @@ from labsupport.config import (
     read_config,
     zero_stage,
 )
-from labsupport.engine import initialize_deepspeed
+from labsupport.corpus import endless_batches, text_loader
+from labsupport.engine import end_rank, initialize_deepspeed, start_distributed
 from labsupport.errors import ConfigError, LabError, TrainingError
 from labsupport.launch.hostfile import hand_over_to_launcher
-from labsupport.models import PRESETS
+from labsupport.launch.processes import end_with_the_launcher
+from labsupport.machine.hardware import describe_machine
+from labsupport.measure.ledger import held_by_place
+from labsupport.measure.report import Events, measure
+from labsupport.memory.planner import plan
+from labsupport.memory.room import too_large
+from labsupport.models import PRESETS, build_model, checkpoint_activations, compile_layers, count_parameters
 from labsupport.records import versions
 from labsupport.runs import WARM_UP_STEPS
-from labsupport.trainer import (
-    DeepSpeedTrainer,
-)
+from labsupport.trainer import DeepSpeedTrainer
 from labsupport.wording import banner, ranks_in_words
+
+VALIDATION_BATCHES = 4
 
 __all__ = [
     "DeepSpeedTrainer",
@@ -46,10 +59,8 @@ __all__ = [
 
 def main(arguments=None):
     """Run the program and return its exit status: 0, 2 for a mistake told in one sentence, 130 for Ctrl-C."""
-    from labsupport import deepspeed_trainer as program
-
     try:
-        return program.run(arguments)
+        return run(arguments)
     except LabError as error:
         if os.environ.get("RANK", "0") != "0":
             # What goes wrong on all ranks, rank 0 tells for all: the launcher stops the others within a second.
@@ -61,7 +72,23 @@ def main(arguments=None):
         return 130
 
 
-VALIDATION_BATCHES = 4
+def run(arguments=None):
+    """Do what the command line asks for and return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = parse(arguments)
+    for what, path in (("result", options.json), ("events", options.events)):
+        if path and not Path(path).resolve().parent.is_dir():
+            raise LabError(f"Cannot write the {what} to {path}: its folder does not exist; choose another file.")
+    if options.hostfile:
+        return hand_over_to_launcher(options.hostfile, arguments)
+    if options.compare:
+        return compare_stages(options)
+    result = train(options)
+    if result is not None:
+        print(banner(result), flush=True)
+        if options.json:
+            write_json(options.json, result)
+    return 0
 
 
 def parse(arguments=None):
@@ -114,122 +141,52 @@ def parse(arguments=None):
     return options
 
 
-def run(arguments=None):
-    """Do what the command line asks for and return the exit status."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    options = parse(arguments)
-    for what, path in (("result", options.json), ("events", options.events)):
-        if path and not Path(path).resolve().parent.is_dir():
-            raise LabError(f"Cannot write the {what} to {path}: its folder does not exist; choose another file.")
-    if options.hostfile:
-        return hand_over_to_launcher(options.hostfile, arguments)
-    if options.compare:
-        from labsupport.compare import compare_stages
-
-        return compare_stages(options)
-    result = train(options)
-    if result is not None:
-        print(banner(result), flush=True)
-        if options.json:
-            write_json(options.json, result)
-    return 0
-
-
 def train(options):
     """Train on this rank as `options` ask and return the result on rank 0, None on the others."""
-    from labsupport.engine import start_distributed
-    from labsupport.launch.processes import end_with_the_launcher
-    from labsupport.machine.hardware import describe_machine
-
     end_with_the_launcher()
     start_distributed()
-    import torch
-
-    from labsupport.corpus import endless_batches, text_loader
-    from labsupport.measure.ledger import held_by_place
-    from labsupport.measure.report import Events, measure
-    from labsupport.models import build_model, checkpoint_activations, compile_layers, count_parameters
-    from labsupport.trainer import DeepSpeedTrainer
-
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    say = print if rank == 0 else (lambda *_, **__: None)
+    say = functools.partial(print, flush=True) if rank == 0 else (lambda *_: None)
     events = Events(options.events if rank == 0 else None)
     events.write("starting", message=f"{ranks_in_words(world_size)} up; the model is being built.")
+
     machine = describe_machine()
+    preset = preset_for(options, machine)
+    config = make_config(options, machine, world_size)
+    say(f"Machine: {machine}.")
+    say(f"Model: {preset}, {ranks_in_words(world_size)}, stage {zero_stage(config)}, {config_precision(config)}.")
+    if rank == 0 and machine.accelerator == "cuda":
+        _require_memory(options, preset, config, world_size)
+    trainer = DeepSpeedTrainer(make_model(options, preset, config, say), config)
+    engine, accumulation = trainer.engine, trainer.engine.gradient_accumulation_steps()
+    training, validation = batches(options, engine.train_micro_batch_size_per_gpu(), rank, world_size)
+    base = held_by_place(engine)["host"]["other"]  # what has no role before the first step is the text
+
+    done = resume(options, trainer, say)
+    initial_loss = trainer.evaluate(validation)
+    for _ in range(done * accumulation):
+        next(training)
+    after_step = events.of_steps(engine, done, options.steps)
+    losses, step_seconds = timed_steps(trainer, training, options.steps - done, accumulation, after_step)
+    events.write("measuring", message="The steps are done; one more is measured.")
+    final_loss = trainer.evaluate(validation)
+
+    if folder := options.save or options.resume:
+        say(f"Saved {folder}/{trainer.save_checkpoint(folder, {'steps': options.steps})}.")
+    measured = measure(trainer, list(itertools.islice(training, accumulation)), base)
+    trained = {"initial_loss": initial_loss, "final_loss": final_loss, "losses": losses}
+    return result_of(options, machine, preset, config, engine, trained, step_seconds, measured) if rank == 0 else None
+
+
+def preset_for(options, machine):
+    """Return the preset that the options name, or this machine's; raises LabError for a sequence it cannot read."""
     preset = options.model or ("85m" if machine.accelerator == "cuda" else "1m")
     longest = PRESETS[preset].longest_sequence
     if options.sequence_length > longest:
         raise LabError(
             f"--sequence-length is {options.sequence_length}: the model {preset} reads at most {longest} bytes."
         )
-    config = make_config(options, machine, world_size)
-    say(f"Machine: {machine}.", flush=True)
-    say(
-        f"Model: {preset}, {ranks_in_words(world_size)}, stage {zero_stage(config)}, {config_precision(config)}.",
-        flush=True,
-    )
-
-    if rank == 0 and machine.accelerator == "cuda":
-        _require_memory(options, preset, config, world_size)
-    model = build_model(preset, options.seed)
-    if options.activation_checkpointing:
-        checkpoint_activations(model)
-    if options.compile:
-        if zero_stage(config) == 3:
-            say("Note: stage 3's hooks break torch.compile's graphs at every module, so --compile gains little here.")
-        compile_layers(model)
-    trainer = DeepSpeedTrainer(model, config)
-    engine = trainer.engine
-    micro_batch, accumulation = engine.train_micro_batch_size_per_gpu(), engine.gradient_accumulation_steps()
-    window = (micro_batch, rank, world_size, options.sequence_length)
-    training_batches = endless_batches(text_loader(*window, seed=options.seed))
-    validation = list(itertools.islice(text_loader(*window, split="validation"), VALIDATION_BATCHES))
-    base = held_by_place(engine)["host"]["other"]  # what has no role before the first step is the text
-
-    done = 0
-    if options.resume:
-        done = trainer.load_checkpoint(options.resume).get("steps", engine.global_steps)
-        say(f"Resumed {options.resume} after step {done}.", flush=True)
-        if done >= options.steps:
-            raise TrainingError(f"The checkpoint {options.resume} already has {done} steps: ask for more with --steps.")
-    initial_loss = trainer.evaluate(validation)
-    for _ in range(done * accumulation):
-        next(training_batches)
-    losses, step_seconds = _timed_steps(
-        trainer, training_batches, options.steps - done, accumulation, events.of_steps(engine, done, options.steps)
-    )
-    events.write("measuring", message="The steps are done; one more is measured.")
-    final_loss = trainer.evaluate(validation)
-
-    if options.save or options.resume:
-        folder = options.save or options.resume
-        say(f"Saved {folder}/{trainer.save_checkpoint(folder, {'steps': options.steps})}.", flush=True)
-    measured = measure(trainer, list(itertools.islice(training_batches, accumulation)), base)
-    counted = step_seconds[WARM_UP_STEPS:] or step_seconds
-    if rank != 0:
-        return None
-    return {
-        "stage": zero_stage(config),
-        "world_size": world_size,
-        "accelerator": machine.accelerator,
-        "precision": config_precision(config),
-        "offload": dict(zip(("optimizer", "parameters"), offload_devices(config), strict=True)),
-        "model": preset,
-        "parameters": count_parameters(engine.module),
-        "activation_checkpointing": options.activation_checkpointing,
-        "initial_loss": initial_loss,
-        "final_loss": final_loss,
-        "losses": losses,
-        "samples_per_second": engine.train_batch_size() / statistics.median(counted),
-        "step_seconds": counted,
-        "warm_up_steps": min(WARM_UP_STEPS, len(step_seconds) - len(counted)),
-        "steps": options.steps,
-        **measured,
-        "config": config,
-        "seed": options.seed,
-        "hardware": str(machine),
-        "versions": versions(),
-    }
+    return preset
 
 
 def make_config(options, machine, world_size):
@@ -256,9 +213,6 @@ def make_config(options, machine, world_size):
 
 def _require_memory(options, preset, config, world_size):
     """Raise TrainingError where the planner says that this run does not fit, before minutes go into finding out."""
-    from labsupport.memory.planner import plan
-    from labsupport.memory.room import too_large
-
     try:
         planned = plan(
             preset,
@@ -273,10 +227,38 @@ def _require_memory(options, preset, config, world_size):
         raise TrainingError(reason)
 
 
-def _timed_steps(trainer, batches, steps, accumulation, after_step):
-    """Train `steps` optimizer steps with a progress bar on rank 0 and return the losses and the seconds of each."""
-    from tqdm import tqdm
+def make_model(options, preset, config, say):
+    """Return the model, with its layers recomputed or compiled as the options ask."""
+    model = build_model(preset, options.seed)
+    if options.activation_checkpointing:
+        checkpoint_activations(model)
+    if options.compile:
+        if zero_stage(config) == 3:
+            say("Note: stage 3's hooks break torch.compile's graphs at every module, so --compile gains little here.")
+        compile_layers(model)
+    return model
 
+
+def batches(options, micro_batch, rank, world_size):
+    """Return this rank's micro-batches: endless ones to train on, and a list of others to evaluate with."""
+    window = (micro_batch, rank, world_size, options.sequence_length)
+    validation = itertools.islice(text_loader(*window, split="validation"), VALIDATION_BATCHES)
+    return endless_batches(text_loader(*window, seed=options.seed)), list(validation)
+
+
+def resume(options, trainer, say):
+    """Load the checkpoint that the options name, if any, and return how many optimizer steps it has."""
+    if not options.resume:
+        return 0
+    done = trainer.load_checkpoint(options.resume).get("steps", trainer.engine.global_steps)
+    say(f"Resumed {options.resume} after step {done}.")
+    if done >= options.steps:
+        raise TrainingError(f"The checkpoint {options.resume} already has {done} steps: ask for more with --steps.")
+    return done
+
+
+def timed_steps(trainer, batches, steps, accumulation, after_step):
+    """Train `steps` optimizer steps with a progress bar on rank 0 and return the losses and the seconds of each."""
     trainer.engine.train()
     losses, seconds = [], []
     with tqdm(total=steps, disable=trainer.rank != 0, unit="step", desc="training", mininterval=1.0) as bar:
@@ -290,8 +272,30 @@ def _timed_steps(trainer, batches, steps, accumulation, after_step):
     return losses, seconds
 
 
-if __name__ == "__main__":
-    # Run as a file, this module is called __main__: take the imported one, so that no class exists twice.
-    from labsupport.engine import end_rank
+def result_of(options, machine, preset, config, engine, trained, step_seconds, measured):
+    """Return what --json writes: what was trained, with what, how it went, and what this rank held and sent."""
+    counted = step_seconds[WARM_UP_STEPS:] or step_seconds
+    return {
+        "stage": zero_stage(config),
+        "world_size": torch.distributed.get_world_size(),
+        "accelerator": machine.accelerator,
+        "precision": config_precision(config),
+        "offload": dict(zip(("optimizer", "parameters"), offload_devices(config), strict=True)),
+        "model": preset,
+        "parameters": count_parameters(engine.module),
+        "activation_checkpointing": options.activation_checkpointing,
+        **trained,
+        "samples_per_second": engine.train_batch_size() / statistics.median(counted),
+        "step_seconds": counted,
+        "warm_up_steps": len(step_seconds) - len(counted),
+        "steps": options.steps,
+        **measured,
+        "config": config,
+        "seed": options.seed,
+        "hardware": str(machine),
+        "versions": versions(),
+    }
 
+
+if __name__ == "__main__":
     end_rank(main())

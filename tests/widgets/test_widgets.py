@@ -1,4 +1,4 @@
-"""The widgets' Python side: the form for pages, and a run button that is never dead. Ranks: ranks/test_live_training."""
+"""The widgets' Python side: the form for pages, and a run button that is never dead. test_live_training has ranks."""
 
 import json
 import re
