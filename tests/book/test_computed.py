@@ -8,7 +8,7 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "book" / "_extensions"))
 import course
-import gpu_blocks
+from course.blocks import gpu
 
 from labsupport.machine.cards import card
 from labsupport.memory.room import ALLOWANCE_BYTES
@@ -40,7 +40,7 @@ def test_a_block_is_markdown_or_a_figure_with_a_title_and_words(name):
 
 def test_what_make_gpu_will_run_fits_the_card_by_plan():
     rows = [line.strip("| ").split(" | ") for line in course.computed_block("gpu_planned").splitlines()[2:]]
-    assert [row[0] for row in rows] == list(gpu_blocks.PLANNED_CARDS)
+    assert [row[0] for row in rows] == list(gpu.PLANNED_CARDS)
     for name, _, *peaks in rows:
         assert all(float(peak) * 2**30 + ALLOWANCE_BYTES < card(name).memory_bytes for peak in peaks)
 
@@ -93,4 +93,4 @@ def test_the_directive_inserts_tables_and_figures(tmp_path):
     finally:
         sys.path.remove(str(tmp_path))
     assert "<table" in page and "H100" in page and 'class="lab-figure"' in page
-    assert "recorded/step_time.json" in dependencies and "scaling_blocks.py" in dependencies
+    assert "recorded/step_time.json" in dependencies and "blocks/scaling.py" in dependencies

@@ -8,9 +8,7 @@ from conftest import ROOT
 from sphinx.errors import ExtensionError
 
 sys.path.insert(0, str(ROOT / "book" / "_extensions"))
-import finished_pages
-import icons
-import still_pictures
+from course.finished import icons, pages, pictures
 
 from labsupport.plots import loss_curves
 
@@ -31,7 +29,7 @@ PICTURE = (
 
 
 def test_an_icon_keeps_its_label_and_its_drawing_is_the_themes():
-    page = finished_pages.finished_page(PAGE, "zero.html")
+    page = pages.finished_page(PAGE, "zero.html")
     moon = icons.theme_icons()["fas"]["moon"]
     assert f'd="{moon.path}"' in page and f'viewBox="0 0 {moon.width} {moon.height}"' in page
     assert 'data-mode="dark"' in page and "<title>Dark</title>" in page and "theme-switch" in page
@@ -44,16 +42,16 @@ def test_an_icon_that_the_theme_lacks_fails_the_build():
 
 
 def test_a_page_loads_neither_the_icons_nor_the_search():
-    page = finished_pages.finished_page(PAGE, "zero.html")
+    page = pages.finished_page(PAGE, "zero.html")
     assert not re.search(r"<script[^>]*src=", page) and "prefers-color-scheme" in page and 'data-theme="light"' in page
     assert "primary-toggle" not in page
-    assert finished_pages.finished_page(page, "zero.html") == page, "a page that was finished stays as it is"
-    assert "searchindex.js" in finished_pages.finished_page(PAGE, "search.html")
+    assert pages.finished_page(page, "zero.html") == page, "a page that was finished stays as it is"
+    assert "searchindex.js" in pages.finished_page(PAGE, "search.html")
 
 
 def test_another_form_of_the_themes_pages_fails_the_build():
     with pytest.raises(ExtensionError, match="searchindex"):
-        finished_pages.finished_page(PAGE.replace("searchindex.js", "index.js"), "zero.html")
+        pages.finished_page(PAGE.replace("searchindex.js", "index.js"), "zero.html")
 
 
 def test_the_style_sheet_draws_only_what_the_theme_wrote_in_the_font():
@@ -69,12 +67,12 @@ def test_the_style_sheet_draws_only_what_the_theme_wrote_in_the_font():
 
 
 def test_a_picture_has_the_pages_colours_short_paths_and_ids_of_its_own():
-    slim = still_pictures._slim(PICTURE, "wide")
+    slim = pictures._slim(PICTURE, "wide")
     assert 'd="M0,1V2H3V5"' in slim and 'width="9.9"' in slim and "empty" not in slim
     assert "var(--lab-figure-text)" in slim and "stroke-opacity" not in slim
     figure = loss_curves({"one": [3.0, 2.0]}, "falls from 3 to 2", "alt")._repr_mimebundle_()["text/html"]
     other = figure.replace("falls", "goes")
-    page = still_pictures.insert(figure + other, {figure: slim, other: slim})
+    page = pictures.insert(figure + other, {figure: slim, other: slim})
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids)) == 4
     assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
@@ -84,9 +82,9 @@ def test_without_a_browser_the_build_says_so_and_leaves_the_figures(tmp_path, mo
     figure = loss_curves({"one": [3.0, 2.0]}, "falls from 3 to 2", "alt")._repr_mimebundle_()["text/html"]
     for name in ("figures.js", "plotly.min.js"):
         (tmp_path / name).write_text(name)
-    monkeypatch.setattr(still_pictures.shutil, "which", lambda name: None)
+    monkeypatch.setattr(pictures.shutil, "which", lambda name: None)
     said = []
-    monkeypatch.setattr(still_pictures.logger, "info", said.append)
-    assert still_pictures.draw([figure], tmp_path, tmp_path / "cache") == {}
+    monkeypatch.setattr(pictures.logger, "info", said.append)
+    assert pictures.draw([figure], tmp_path, tmp_path / "cache") == {}
     assert len(said) == 1 and "install the package chromium" in said[0]
-    assert still_pictures.insert(figure, {}) == figure
+    assert pictures.insert(figure, {}) == figure

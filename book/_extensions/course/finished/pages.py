@@ -9,9 +9,9 @@ import re
 import shutil
 from pathlib import Path
 
-import icons  # beside this file
-import still_pictures
 from sphinx.errors import ExtensionError
+
+from course.finished import icons, pictures
 
 # A file that comes with the theme's extensions, and what a page's text contains if the page uses it.
 USED_BY = {
@@ -34,7 +34,7 @@ RESOLVED_THEME = AUTO_THEME.replace('"auto"', '(matchMedia("(prefers-color-schem
 
 
 def setup(app):
-    """Register the steps; course.py calls it."""
+    """Register the steps; course/__init__.py calls it."""
     app.connect("html-page-context", _drop_unused_files, priority=900)
     app.connect("build-finished", finish)
 
@@ -47,9 +47,9 @@ def finish(app, exception):
     _copy_plotly(out / "_static")
     _draw_icons_in_css(out / "_static")
     pages = {path: path.read_text(encoding="utf-8") for path in _pages(out)}
-    pictures = still_pictures.draw(pages.values(), out / "_static", out.parent / "still_pictures")
+    drawn = pictures.draw(pages.values(), out / "_static", out.parent / "still_pictures")
     for path, page in pages.items():
-        finished = still_pictures.insert(finished_page(page, path.name), pictures)
+        finished = pictures.insert(finished_page(page, path.name), drawn)
         if finished != page:
             path.write_text(finished, encoding="utf-8")
 

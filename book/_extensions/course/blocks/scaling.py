@@ -1,6 +1,6 @@
 """What the pages' {computed} blocks show: functions without arguments that return Markdown, or a LabFigure.
 
-    PYTHONPATH=book/_extensions python -c "import scaling_blocks; print(scaling_blocks.ranks_prediction())"
+    PYTHONPATH=book/_extensions python -c "from course.blocks import scaling; print(scaling.ranks_prediction())"
 
 Numbers come from the recorded measurements, from the cited tables and from the model; none is written here.
 """

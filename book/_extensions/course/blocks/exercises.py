@@ -1,6 +1,6 @@
 """What the {computed} blocks of book/instructors.md show: the exercises, from the catalog that the checks use.
 
-PYTHONPATH=book/_extensions python -c "import exercise_blocks; print(exercise_blocks.exercise_table())"
+PYTHONPATH=book/_extensions python -c "from course.blocks import exercises; print(exercises.exercise_table())"
 """
 
 from labsupport.exercises.catalog import LABS, catalog, lab_of, of_lab

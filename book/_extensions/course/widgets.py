@@ -1,6 +1,6 @@
 """The widgets on the book's pages: a directive, ```{widget} stage_selector```, and the files that a page loads.
 
-Listed in _config.yml under sphinx.local_extensions. What the widgets show is worked out here, once for the book.
+What the widgets show is worked out here, once for the book.
 """
 
 import json
@@ -16,12 +16,11 @@ from labsupport.widgets.page import WIDGETS
 
 
 def setup(app):
-    """Register the directive, the style sheets and the copying."""
+    """Register the directive, the style sheets and the copying; course/__init__.py calls it."""
     app.add_directive("widget", WidgetDirective)
     for name in WIDGETS:
         app.add_css_file(f"{name}.css")
     app.connect("build-finished", _write_files)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
 
 class WidgetDirective(SphinxDirective):

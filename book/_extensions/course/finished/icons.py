@@ -1,6 +1,6 @@
 """Font Awesome's icons as inline SVG: a page carries the drawings that it names, from the theme's own copy.
 
-    PYTHONPATH=book/_extensions python -c "import icons; print(icons.theme_icons()['fas']['bars'])"
+    PYTHONPATH=book/_extensions python -c "from course.finished import icons; print(icons.theme_icons()['fas']['bars'])"
 
 The theme would load all 2,000 of them, as a script and as a font: 700 kB compressed on every page.
 Icons: Font Awesome Free, https://fontawesome.com/license/free, CC BY 4.0; the pages keep its notice.
@@ -74,7 +74,9 @@ def theme_icons():
         styles.setdefault(end[1], _by_name(entries))
         start = end.end()
     if not all(styles.get(style) for style in ("fab", "far", "fas")):
-        raise ExtensionError("The theme's fontawesome.js has another form than this: see book/_extensions/icons.py.")
+        raise ExtensionError(
+            "The theme's fontawesome.js has another form than this: see book/_extensions/course/finished/icons.py."
+        )
     return styles
 
 

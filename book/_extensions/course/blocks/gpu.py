@@ -1,6 +1,6 @@
 """The {computed} blocks of the page of GPU measurements, and of every record's provenance.
 
-    PYTHONPATH=book/_extensions python -c "import gpu_blocks; print(gpu_blocks.every_record())"
+    PYTHONPATH=book/_extensions python -c "from course.blocks import gpu; print(gpu.every_record())"
 
 Where no GPU was measured yet a block is the sentence that says so, and how to measure one.
 """

@@ -1,6 +1,6 @@
 """What the {computed} blocks of book/agreement.md show: the planner beside recorded runs, every run, misses too.
 
-PYTHONPATH=book/_extensions python -c "import agreement_blocks; print(agreement_blocks.agreement_summary())"
+PYTHONPATH=book/_extensions python -c "from course.blocks import agreement; print(agreement.agreement_summary())"
 """
 
 import statistics

@@ -8,17 +8,14 @@ import os
 import re
 from pathlib import Path
 
-import agreement_blocks  # beside this file
-import exercise_blocks
-import finished_pages
-import gpu_blocks
-import scaling_blocks
-import selector_blocks
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
+from course import widgets
+from course.blocks import agreement, exercises, gpu, scaling, selector
+from course.finished import pages
 from labsupport import records
 
 
@@ -31,7 +28,8 @@ def setup(app):
     app.connect("config-inited", _name_the_repository)
     app.connect("config-inited", _count_labs)
     app.connect("autodoc-process-docstring", _plain_docstring)
-    finished_pages.setup(app)
+    pages.setup(app)
+    widgets.setup(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -74,7 +72,7 @@ class LabsDirective(SphinxDirective):
 
 
 class ComputedDirective(SphinxDirective):
-    """What a function of the *_blocks.py files returns, so that no number is typed: ```{computed} name```."""
+    """What a function of blocks/ returns, so that no number is typed: ```{computed} name```."""
 
     required_arguments = 1
 
@@ -88,7 +86,7 @@ class ComputedDirective(SphinxDirective):
         return [nodes.raw("", content._repr_mimebundle_()["text/html"], format="html")]
 
 
-BLOCKS = (scaling_blocks, agreement_blocks, selector_blocks, exercise_blocks, gpu_blocks)
+BLOCKS = (scaling, agreement, selector, exercises, gpu)
 
 
 def computed_block(name):

@@ -1,0 +1,1 @@
+"""What the {computed} blocks of the pages show: a module a page."""

@@ -1,0 +1,1 @@
+"""What is done to the pages after Sphinx wrote them."""
