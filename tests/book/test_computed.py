@@ -7,28 +7,22 @@ import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "book" / "_extensions"))
-import course
-from course.blocks import gpu
+from course.blocks import computed_block, gpu
+from course.blocks.block import BLOCKS, block
+from sphinx.errors import ExtensionError
 
 from labsupport.machine.cards import card
 from labsupport.memory.room import ALLOWANCE_BYTES
 from labsupport.plots import MEASURED_COLOUR, MEASURED_COLOURS
 from labsupport.step_time.figures import MODELLED_STYLES, PUBLISHED_COLOUR
 
-BLOCKS = [
-    name
-    for module in course.BLOCKS
-    for name, value in vars(module).items()
-    if getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
-]
-
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_block_is_markdown_or_a_figure_with_a_title_and_words(name):
-    content = course.computed_block(name)
+    content = computed_block(name)
     if content == "":  # a figure without a record: the table below it says so
         table = name.removesuffix("_figure").removesuffix("_speed")
-        assert "No GPU has been measured" in course.computed_block(table)
+        assert "No GPU has been measured" in computed_block(table)
         return
     if isinstance(content, str):
         assert not re.search(r"\bnan\b", content) and ("|" in content or content.endswith("."))
@@ -39,7 +33,7 @@ def test_a_block_is_markdown_or_a_figure_with_a_title_and_words(name):
 
 
 def test_what_make_gpu_will_run_fits_the_card_by_plan():
-    rows = [line.strip("| ").split(" | ") for line in course.computed_block("gpu_planned").splitlines()[2:]]
+    rows = [line.strip("| ").split(" | ") for line in computed_block("gpu_planned").splitlines()[2:]]
     assert [row[0] for row in rows] == list(gpu.PLANNED_CARDS)
     for name, _, *peaks in rows:
         assert all(float(peak) * 2**30 + ALLOWANCE_BYTES < card(name).memory_bytes for peak in peaks)
@@ -53,7 +47,7 @@ def test_modelled_is_never_drawn_like_measured():
     modelled = {colour for colour, _, _ in MODELLED_STYLES}
     assert not modelled & {*MEASURED_COLOURS, MEASURED_COLOUR, PUBLISHED_COLOUR}
     for name in BLOCKS:
-        content = course.computed_block(name)
+        content = computed_block(name)
         for trace in [] if isinstance(content, str) else content.figure.data:
             if "modelled" in (trace.name or "") and trace.type == "scatter":
                 assert trace.line.color in modelled and trace.line.dash != "solid"
@@ -62,11 +56,17 @@ def test_modelled_is_never_drawn_like_measured():
 
 
 def test_an_unknown_block_names_those_that_there_are():
-    from sphinx.errors import ExtensionError
-
     for wrong in ("nothing", "_share", "read_record"):
         with pytest.raises(ExtensionError, match=f"no computed block '{wrong}': there are .*weak_figure"):
-            course.computed_block(wrong)
+            computed_block(wrong)
+
+
+def test_a_name_is_given_once():
+    def weak_figure():
+        return "another one"
+
+    with pytest.raises(ExtensionError, match="'weak_figure', in course.blocks.scaling and test_computed: rename one"):
+        block(weak_figure)
 
 
 def test_pages_name_blocks_that_there_are():
@@ -78,19 +78,12 @@ def test_pages_name_blocks_that_there_are():
 def test_the_directive_inserts_tables_and_figures(tmp_path):
     from sphinx.testing.util import SphinxTestApp
 
-    (tmp_path / "conf.py").write_text("extensions = ['myst_nb', 'directive']\n")
-    (tmp_path / "directive.py").write_text(
-        "import course\n\ndef setup(app):\n    app.add_directive('computed', course.ComputedDirective)\n"
-    )
+    (tmp_path / "conf.py").write_text("extensions = ['myst_nb', 'course.blocks']\n")
     (tmp_path / "index.md").write_text("# Page\n\n```{computed} break_even\n```\n\n```{computed} weak_figure\n```\n")
-    sys.path.insert(0, str(tmp_path))
-    try:
-        app = SphinxTestApp("html", srcdir=tmp_path, builddir=tmp_path / "_build")
-        app.build()
-        page = (tmp_path / "_build" / "html" / "index.html").read_text()
-        dependencies = " ".join(map(str, app.env.dependencies["index"]))
-        app.cleanup()
-    finally:
-        sys.path.remove(str(tmp_path))
+    app = SphinxTestApp("html", srcdir=tmp_path, builddir=tmp_path / "_build")
+    app.build()
+    page = (tmp_path / "_build" / "html" / "index.html").read_text()
+    dependencies = " ".join(map(str, app.env.dependencies["index"]))
+    app.cleanup()
     assert "<table" in page and "H100" in page and 'class="lab-figure"' in page
     assert "recorded/step_time.json" in dependencies and "blocks/scaling.py" in dependencies

@@ -1,1 +1,40 @@
-"""What the {computed} blocks of the pages show: a module a page."""
+"""What the pages compute when the book is built: ```{computed} name``` shows the block of that name."""
+
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective
+
+from course.blocks import agreement, exercises, gpu, scaling, selector
+from course.blocks.block import BLOCKS
+from labsupport import records
+
+MODULES = (agreement, exercises, gpu, scaling, selector)  # importing them registers their blocks
+
+
+def setup(app):
+    """Register the directive."""
+    app.add_directive("computed", ComputedDirective)
+
+
+class ComputedDirective(SphinxDirective):
+    """What a block returns, so that no number is typed: ```{computed} name```."""
+
+    required_arguments = 1
+
+    def run(self):
+        """Return the nodes of its Markdown, or of its figure; the records it reads are dependencies."""
+        for path in [*(Path(module.__file__) for module in MODULES), *records.FOLDER.glob("*.json")]:
+            self.env.note_dependency(str(path))
+        content = computed_block(self.arguments[0])
+        if isinstance(content, str):
+            return self.parse_text_to_nodes(content)
+        return [nodes.raw("", content._repr_mimebundle_()["text/html"], format="html")]
+
+
+def computed_block(name):
+    """Return what the block `name` returns; raises ExtensionError for one that is not there."""
+    if name not in BLOCKS:
+        raise ExtensionError(f"There is no computed block {name!r}: there are {', '.join(BLOCKS)}.")
+    return BLOCKS[name]()

@@ -5,6 +5,7 @@ PYTHONPATH=book/_extensions python -c "from course.blocks import agreement; prin
 
 import statistics
 
+from course.blocks.block import block
 from labsupport.config import config_precision, zero_stage
 from labsupport.measure import agreement
 from labsupport.plots import MEASURED_COLOUR, PREDICTED_COLOUR, LabFigure, empty_figure
@@ -13,6 +14,7 @@ from labsupport.records import read_record
 MIB = 2**20
 
 
+@block
 def agreement_summary():
     """How many runs, and how far off the planner and DeepSpeed's estimators were."""
     rows = _rows()
@@ -44,6 +46,7 @@ def agreement_summary():
     ])  # fmt: skip
 
 
+@block
 def agreement_figure():
     """The peak of every run, predicted and measured, with DeepSpeed's estimates where there are any."""
     rows = _rows()
@@ -74,21 +77,25 @@ def agreement_figure():
     return LabFigure(figure, alt)
 
 
+@block
 def agreement_on_one_rank():
     """Every run on one rank."""
     return _table(1)
 
 
+@block
 def agreement_on_two_ranks():
     """Every run on two ranks."""
     return _table(2)
 
 
+@block
 def agreement_on_four_ranks():
     """Every run on four ranks."""
     return _table(4)
 
 
+@block
 def agreement_misses():
     """The runs that are outside the tolerance, by the role that is furthest off; or a sentence that there are none."""
     lines = []

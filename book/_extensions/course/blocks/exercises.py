@@ -3,22 +3,27 @@
 PYTHONPATH=book/_extensions python -c "from course.blocks import exercises; print(exercises.exercise_table())"
 """
 
+from course.blocks.block import block
 from labsupport.exercises.catalog import LABS, catalog, lab_of, of_lab
 
 
+@block
 def exercise_table():
-    """Every exercise: its lab, what it is, its effort, and how many wrong answers its check is tested with."""
-    lines = ["| Exercise | What | Difficulty | Minutes | Known wrong answers |", "|---|---|---:|---:|---:|"]
+    """Every exercise: its lab, what it is, its effort, and how many mistakes its check tells apart."""
+    lines = ["| Exercise | What | Difficulty | Minutes | Mistakes told apart |", "|---|---|---:|---:|---:|"]
     for exercise in catalog():
-        known = sum(len(mistake.answers) for mistake in exercise.mistakes.values())
         link = f"[{exercise.id}](../notebooks/{lab_of(exercise)}.ipynb)"
-        lines.append(f"| {link} | {exercise.title} | {exercise.difficulty} | {exercise.minutes} | {known} |")
+        lines.append(
+            f"| {link} | {exercise.title} | {exercise.difficulty} | {exercise.minutes} | {len(exercise.mistakes)} |"
+        )
     return "\n".join(lines)
 
 
+@block
 def exercise_totals():
-    """How many exercises there are, how long they take, and how many wrong answers are known."""
+    """How many exercises there are, how long they take, and how many mistakes are told apart."""
     minutes = sum(exercise.minutes for exercise in catalog())
-    known = sum(len(mistake.answers) for exercise in catalog() for mistake in exercise.mistakes.values())
+    mistakes = sum(len(exercise.mistakes) for exercise in catalog())
     labs = sum(bool(of_lab(lab)) for lab in LABS)
-    return f"{len(catalog())} exercises in {labs} labs, {minutes / 60:.0f} hours in all, {known} known wrong answers."
+    hours = f"{minutes / 60:.0f} hours in all"
+    return f"{len(catalog())} exercises in {labs} labs, {hours}; their checks tell {mistakes} mistakes apart."

@@ -5,6 +5,7 @@
 Where no GPU was measured yet a block is the sentence that says so, and how to measure one.
 """
 
+from course.blocks.block import block
 from labsupport.gpu import figures
 from labsupport.gpu import tables as gpu_records
 from labsupport.gpu.suites import Tier
@@ -14,6 +15,7 @@ from labsupport.memory.planner import plan
 from labsupport.records import FOLDER, read_record
 
 
+@block
 def every_record():
     """Every recorded measurement: the command that repeats it, the hardware, the versions, the commit and the date."""
     lines = []
@@ -30,6 +32,7 @@ def every_record():
 PLANNED_CARDS = ("RTX 4090", "H100", "H200")
 
 
+@block
 def gpu_planned():
     """What `make gpu` will train on three cards, and the peaks that the planner gives its stages. Not measured."""
     lines = ["| Card | Model, micro-batch | " + " | ".join(f"Stage {stage}" for stage in range(4)) + " |"]
@@ -44,26 +47,31 @@ def gpu_planned():
     return "\n".join(lines)
 
 
+@block
 def gpu_machine():
     """The machine of the GPU records, and its measured rates."""
     return _table("environment", gpu_records.environment_table)
 
 
+@block
 def gpu_grid():
     """Stages and precisions: speed."""
     return _table("grid", gpu_records.speed_table)
 
 
+@block
 def gpu_grid_speed_figure():
     """Stages and precisions: tokens per second; nothing where the table below says that there is no record."""
     return _figure(figures.speed_by_stage("grid"), "")
 
 
+@block
 def gpu_grid_memory_figure():
     """Stages in 16 bits: the peak by role, predicted and measured."""
     return _figure(figures.memory_by_stage("grid"))
 
 
+@block
 def gpu_planner():
     """The planner beside the ledger and the allocator, for the stages, for offload, and for the other settings."""
     stages = ("grid", "offload", "memory")
@@ -72,36 +80,43 @@ def gpu_planner():
     return "\n\n".join(_table(stage, gpu_records.memory_table) for stage in stages)
 
 
+@block
 def gpu_frameworks():
     """Plain PyTorch, DDP, FSDP2 and ZeRO with one batch."""
     return _table("speed", gpu_records.speed_table)
 
 
+@block
 def gpu_frameworks_figure():
     """The same as a figure; nothing where there is no record."""
     return _figure(figures.speed_by_stage("speed"), "")
 
 
+@block
 def gpu_trainer():
     """The trainer beside a loop by hand and the Hugging Face Trainer."""
     return _table("trainer", gpu_records.trainer_table)
 
 
+@block
 def gpu_offload():
     """Offload: speed and peak."""
     return _table("offload", gpu_records.speed_table)
 
 
+@block
 def gpu_offload_figure():
     """Offload: the peak by role; nothing where there is no record."""
     return _figure(figures.memory_by_stage("offload"), "")
 
 
+@block
 def gpu_largest():
     """The largest model per strategy."""
     return _table("largest", gpu_records.largest_table)
 
 
+@block
 def gpu_scaling():
     """One GPU and several."""
     return _table("scaling", gpu_records.scaling_table)

@@ -7,6 +7,7 @@ Numbers come from the recorded measurements, from the cited tables and from the 
 
 import statistics
 
+from course.blocks.block import block
 from labsupport.records import read_record
 from labsupport.step_time import published
 from labsupport.step_time.collectives import collective_seconds
@@ -20,6 +21,7 @@ MODEL, CARD, LINK, MICRO_BATCH_TOKENS, BATCH_TOKENS = "7.5B", "H100", "NDR", 819
 # The course's own ranks
 
 
+@block
 def ranks_rates():
     """The fitted alpha and beta of each collective, with the fit's error and where it was measured."""
     lines = [
@@ -36,6 +38,7 @@ def ranks_rates():
     return "\n".join(lines) + f"\n\nMeasured: {_provenance(read_record('step_time'))}"
 
 
+@block
 def ranks_figure():
     """Measured times of the collectives on the most ranks, with the fitted lines."""
     ranks, world = list(_worlds().items())[-1]
@@ -57,6 +60,7 @@ def ranks_figure():
     return fitted_lines(measured, modelled, title, alt, "message, KiB", "time of one collective, ms")
 
 
+@block
 def ranks_prediction():
     """The step of DeepSpeed on the course's ranks, predicted twice and measured, with both errors."""
     lines = [
@@ -80,6 +84,7 @@ def ranks_prediction():
 # Published tables
 
 
+@block
 def zero3_figure():
     """Narayanan's ZeRO-3 runs beside the model, at the rate of one adapter of a node."""
     rows = published.compare(published.table("zero3, one adapter"))
@@ -97,6 +102,7 @@ def zero3_figure():
     )
 
 
+@block
 def mosaic_figure():
     """MosaicML's runs: modelled over published time, one bar a model, from the lowest to the highest bound."""
     models = {}
@@ -116,6 +122,7 @@ def mosaic_figure():
     return modelled_ranges(ranges, dict.fromkeys(ranges, 1.0), title, f"{alt}.", "modelled over published time")
 
 
+@block
 def published_errors():
     """One line a published table: what was fitted, and the error on the rows that were not."""
     lines = [
@@ -141,6 +148,7 @@ def published_errors():
     return "\n".join(lines) + f"\n\nCited, retrieved {published.RETRIEVED}:\n{cited}"
 
 
+@block
 def all_reduce_figure():
     """The published all-reduce on one and four nodes of B200, with the model that nothing was fitted for."""
     measured, modelled = {}, {}
@@ -164,6 +172,7 @@ def all_reduce_figure():
 # Scaling
 
 
+@block
 def weak_figure():
     """Weak scaling of stages 0, 1 and 3."""
     lines = {
@@ -180,6 +189,7 @@ def weak_figure():
     )
 
 
+@block
 def strong_figure():
     """Strong scaling of stages 1, 2 and 3: one batch over ever more GPUs."""
     lines = {
@@ -198,6 +208,7 @@ def strong_figure():
     )
 
 
+@block
 def sizes_figure():
     """Stage 3 from 1.7 billion to a trillion parameters, on 64, 256 and 1,024 GPUs."""
     machine, sizes = cluster(CARD, LINK), [name for name in GPT if name != "174.6B"]
@@ -216,6 +227,7 @@ def sizes_figure():
     )
 
 
+@block
 def break_even():
     """The tokens a GPU below which stage 3's messages take longer than its compute, for cards and networks."""
     links, machines = ("25 GbE", "100 GbE", "HDR", "NDR"), ("A100-80GB", "H100", "B200")

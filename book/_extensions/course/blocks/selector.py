@@ -1,5 +1,6 @@
 """The computed blocks of book/selector.md."""
 
+from course.blocks.block import block
 from labsupport.memory.room import fits
 from labsupport.widgets.selector.table import DEFAULT, plan_of, strategies
 
@@ -7,6 +8,7 @@ SEVEN_BILLION = DEFAULT | {"model": "7b", "card": "RTX 4090", "world_size": 4, "
 WHERE = {"none": "the GPU", "cpu": "the host", "nvme": "NVMe"}
 
 
+@block
 def seven_billion_on_four():
     """The answer to the page's question, worked out with the planner alone."""
     lines = ["| strategy | peak without checkpointing | peak with checkpointing | fits |", "|---|---|---|---|"]
