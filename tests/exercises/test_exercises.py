@@ -9,8 +9,10 @@ import pytest
 from answering import EXERCISES, LABS, answer_of, answers_to, cell_of, each_exercise
 from conftest import ROOT
 
-from labsupport.exercises.catalog import lab_of
+from labsupport.exercises.catalog import find, lab_of
 from labsupport.exercises.exercise import NOT_ATTEMPTED
+from labsupport.exercises.lab_01_config.broken import config_to_mend
+from labsupport.exercises.lab_01_config.read import config_to_read
 from labsupport.exercises.verify import verify
 
 WRONG = [
@@ -129,3 +131,13 @@ def test_a_run_of_the_lab_said_not_attempted_and_then_that_the_solution_passes(e
             said[cell.id.rpartition("-")[2]] = texts[-1] if texts else ""
     assert said["check"].startswith(f"[{exercise.id}: not attempted]")
     assert said["solution"].startswith(f"[{exercise.id}: passed]")
+
+
+@pytest.mark.parametrize(
+    ("exercise_id", "name", "config"),
+    [("01-read", "config_to_read", config_to_read()), ("01-broken", "config_to_mend", config_to_mend())],
+)
+def test_the_config_that_a_lab_shows_is_the_one_that_its_check_has_in_mind(exercise_id, name, config):
+    names = {}
+    exec(cell_of(find(exercise_id), "stub").source, names)
+    assert names[name] == config
