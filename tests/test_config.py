@@ -1,9 +1,10 @@
 """The builders and the validator, against the installed DeepSpeed's own parser."""
 
-import itertools
 import json
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from labsupport.config import (
     config_precision,
@@ -16,6 +17,7 @@ from labsupport.config import (
 )
 from labsupport.config_checks import REMOVED_KEYS, TOP_LEVEL_KEYS
 from labsupport.errors import ConfigError, LabError
+from labsupport.settings import read_settings
 
 
 class Recorder(dict):
@@ -121,29 +123,59 @@ def test_defaults_are_the_documented_ones():
     assert config_precision(create_deepspeed_config(fp16=True, precision="bf16")) == "bf16"
 
 
-TRIPLES = [
-    dict(
-        zip(("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"), values, strict=True)
-    )
-    for values in itertools.product((None, 1, 4, 7, 8), (None, 1, 2, 3), (None, 1, 2))
-]
+SIZE = st.none() | st.integers(0, 200)
+BUILDABLE = st.fixed_dictionaries(
+    {"stage": st.integers(0, 3), "precision": st.sampled_from(["fp16", "bf16", "fp32"])},
+    optional={
+        "gradient_clipping": st.floats(0, 10),
+        "lr": st.floats(1e-6, 1),
+        "bucket_size": st.integers(1, 10**9),
+        "scheduler": st.sampled_from(["WarmupLR", "WarmupDecayLR"]),
+        "grad_accum_dtype": st.sampled_from(["fp32", "bf16"]),
+        "offload_optimizer": st.booleans(),
+        "offload_param": st.booleans(),
+    },
+)
+# parse is the same function for every example, and what it patches is put back after the last one
+many = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-@pytest.mark.parametrize("triple", TRIPLES, ids=str)
-def test_batch_triple_is_judged_as_deepspeed_judges_it(parse, triple, world_size):
+@many
+@given(batch=SIZE, micro=SIZE, steps=SIZE, world_size=st.integers(1, 16))
+@example(batch=8, micro=2, steps=None, world_size=4)  # the accumulation steps are inferred
+@example(batch=7, micro=2, steps=None, world_size=1)  # and do not divide
+def test_batch_triple_is_judged_and_filled_in_as_deepspeed_does(parse, batch, micro, steps, world_size):
+    triple = {"train_batch_size": batch, "train_micro_batch_size_per_gpu": micro, "gradient_accumulation_steps": steps}
     config = {key: value for key, value in triple.items() if value is not None}
     try:
-        parse(dict(config), world_size)
-        deepspeed_accepts = True
-    except AssertionError:
-        deepspeed_accepts = False
+        read = parse(dict(config), world_size)
+    except (AssertionError, ZeroDivisionError):  # the second for 0 accumulation steps, which it divides by first
+        with pytest.raises(ConfigError):
+            read_settings(config, world_size)
+        return
+    ours = read_settings(config, world_size)
+    assert (ours.micro_batch_size, ours.accumulation_steps) == (
+        read.train_micro_batch_size_per_gpu,
+        read.gradient_accumulation_steps,
+    )
+
+
+@many
+@given(options=BUILDABLE, micro=st.integers(1, 64), steps=st.integers(1, 16), world_size=st.integers(1, 16))
+def test_what_is_built_is_read_by_deepspeed_as_it_was_meant(parse, options, micro, steps, world_size):
+    batch = {"train_batch_size": micro * steps * world_size, "gradient_accumulation_steps": steps}
     try:
-        validate_config(config, world_size)
-        accepted = True
+        config = create_deepspeed_config(**options, **batch, world_size=world_size, total_steps=10)
     except ConfigError:
-        accepted = False
-    assert accepted == deepspeed_accepts
+        return  # what DeepSpeed would ignore is not built
+    read, ours = parse(json.loads(json.dumps(config)), world_size), read_settings(config, world_size)
+    assert (read.zero_optimization_stage, read.train_micro_batch_size_per_gpu) == (options["stage"], micro)
+    assert (ours.stage, ours.micro_batch_size, ours.accumulation_steps) == (options["stage"], micro, steps)
+    enabled = {"fp16": read.float16_config.enabled, "bf16": read.bfloat16_config.enabled}
+    assert enabled == {name: name == options["precision"] for name in enabled}
+    assert ours.gradient_clipping == read.gradient_clipping
+    if options["stage"]:
+        assert ours.reduce_bucket_size == read.zero_config.reduce_bucket_size
 
 
 @pytest.mark.parametrize(

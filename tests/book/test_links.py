@@ -38,9 +38,13 @@ def broken_links(path, text):
     for target in LINK.findall(without_code(text)):
         place, _, anchor = target.partition("#")
         file = Path(path.parent, place).resolve() if place else path
-        if place and not file.exists():
-            broken.append(target)
-        elif anchor and anchor not in LABELS and anchor not in anchors_of(TEXTS.get(file) or file.read_text()):
+        if (
+            place
+            and not file.exists()
+            or anchor
+            and anchor not in LABELS
+            and anchor not in anchors_of(TEXTS.get(file) or file.read_text())
+        ):
             broken.append(target)
     return broken
 
