@@ -27,10 +27,10 @@ measure: ops  ## predicted beside measured: run all cells again and record them,
 ifdef GPU_PYTHON
 gpu:
 	@test -n "$(OWN_PYTHON)" || { echo "error: there is no program $(GPU_PYTHON): give GPU_PYTHON the path of a Python." >&2; exit 1; }
-	@PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" "$(OWN_PYTHON)" benchmarks/gpu.py $(if $(STAGES),--stages $(STAGES))
+	@PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" "$(OWN_PYTHON)" benchmarks/gpu.py $(if $(SUITES),--suites $(SUITES))
 else
-gpu: setup  ## measure this machine's GPU, stage by stage; STAGES="grid speed" for some, GPU_PYTHON=... for your own
-	@$(BIN)/python benchmarks/gpu.py $(if $(STAGES),--stages $(STAGES))
+gpu: setup  ## measure this machine's GPU, suite by suite; SUITES="grid speed" for some, GPU_PYTHON=... for your own
+	@$(BIN)/python benchmarks/gpu.py $(if $(SUITES),--suites $(SUITES))
 endif
 
 milestone: setup  ## train with your own module on two ranks: make milestone MODULE=my_trainer.py

@@ -5,6 +5,7 @@
 A page loads a record and says on which hardware it was taken.
 """
 
+import contextlib
 import datetime
 import json
 import platform
@@ -38,10 +39,51 @@ def record(name, command, config, hardware, seed, warm_up, counted, measured, mo
         "measured": measured,
     }
     path = Path(folder, f"{name}.json")
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    part.replace(path)
+    write_whole(path, json.dumps(content, indent=1) + "\n")
     return path
+
+
+def write_whole(path, text):
+    """Write a text file whole or not at all: who reads it finds the old one or the new one, never half of one."""
+    part = Path(f"{path}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+
+
+class UnfinishedRecord:
+    """The entries of a measurement that is under way, in a file, so that an interrupted one goes on.
+
+    path: a file of JSON lines. key: under which name an entry says what was asked for; one is kept for each.
+    """
+
+    def __init__(self, path, key):
+        self._path, self._key = Path(path), key
+        lines = self._path.read_text(encoding="utf-8").split("\n") if self._path.exists() else []
+        # A last line without an end was cut by an interruption.
+        self._entries = {self._name(entry[key]): entry for entry in map(json.loads, lines[:-1])}
+
+    def entry_of(self, wanted):
+        """Return the entry that is kept for what was asked for, or None."""
+        return self._entries.get(self._name(wanted))
+
+    def add(self, entry):
+        """Keep an entry, in place of an earlier one for the same."""
+        self._entries[self._name(entry[self._key])] = entry
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self._path, "".join(json.dumps(each) + "\n" for each in self._entries.values()))
+
+    def forget(self):
+        """Remove the file: the record is finished."""
+        self._path.unlink(missing_ok=True)
+
+    @staticmethod
+    def _name(wanted):
+        return json.dumps(wanted, sort_keys=True)
 
 
 def read_record(name, folder=FOLDER):

@@ -18,6 +18,7 @@ LIGHT = [
     "labsupport.ranks.live_training",
     "labsupport.exercises",
     "labsupport.gpu",
+    "labsupport.gpu.session",
     "labsupport.gpu.tables",
     "labsupport.widgets",
     "labsupport.widgets.page",

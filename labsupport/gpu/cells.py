@@ -2,8 +2,8 @@
 
     python -m labsupport.gpu.cells cell.json result.jsonl          # also under torchrun, for several ranks
 
-A cell is plain data, and names its `kind`: a function of KINDS. The result is a line of JSON; a cell that fails
-leaves its sentence there.
+A cell is plain data, and names its `kind`, which is how it is measured: a function of KINDS. The result is a line of
+JSON; a cell that fails leaves its sentence there.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def micro_batch_size(cell):
 
 
 def environment(cell, device):
-    """What this machine is: GPU, driver, CUDA, host, and the rates that the other stages are set against."""
+    """What this machine is: GPU, driver, CUDA, host, and the rates that the other suites are set against."""
     import torch
 
     from labsupport.machine.hardware import describe_machine

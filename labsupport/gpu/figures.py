@@ -27,13 +27,13 @@ class Note:
         return {"text/markdown": self.text, "text/plain": self.text}
 
 
-def memory_by_stage(stage="grid", folder=FOLDER):
-    """Return the figure of the peak by role, predicted and measured, of the 16-bit cells; or a Note."""
-    record = gpu_record(stage, folder)
+def memory_by_stage(suite="grid", folder=FOLDER):
+    """Return the figure of the peak by role, predicted and measured, of a suite's 16-bit cells; or a Note."""
+    record = gpu_record(suite, folder)
     cells = [] if record is None else entries(record)
     cells = _alike([entry for entry in cells if config_precision(entry["cell"]["config"]) != "fp32"])
     if not cells:
-        return Note(not_measured(stage))
+        return Note(not_measured(suite))
     predicted, measured = {}, {}
     for entry in cells:
         result = entry["measured"]
@@ -51,11 +51,11 @@ def memory_by_stage(stage="grid", folder=FOLDER):
     return roles_side_by_side(predicted, measured, title, f"{alt}. {_plain(stamp(record))}", unit="GiB")
 
 
-def speed_by_stage(stage="grid", own=None, folder=FOLDER):
-    """Return the figure of tokens per second of a stage's cells; or a Note. own: what run_here gave, beside it."""
-    record = gpu_record(stage, folder)
+def speed_by_stage(suite="grid", own=None, folder=FOLDER):
+    """Return the figure of tokens per second of a suite's cells; or a Note. own: what run_here gave, beside it."""
+    record = gpu_record(suite, folder)
     if record is None and not own:
-        return Note(not_measured(stage))
+        return Note(not_measured(suite))
     series, stamps = {}, []
     if record is not None:
         series[f"recorded, {gpu_name(record)}, {_trained(entries(record)[0])}"] = _speeds(entries(record))

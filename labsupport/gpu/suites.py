@@ -1,10 +1,13 @@
-"""The stages of the GPU tier: which cells each one measures on this machine. Plain data; no torch.
+"""The suites of `make gpu`: which cells each one measures on this machine. Plain data; no torch.
 
     tier = Tier(dry_run=False, ranks=1)
-    tier.environment, tier.ops = ...        # what the first two stages found
-    STAGES["grid"](tier)                    # cells for labsupport.gpu.cells, or why there is nothing to measure
+    tier.environment, tier.ops = ...        # what the first two suites found
+    SUITES["grid"](tier)                    # cells for labsupport.gpu.cells, or why there is nothing to measure
 
-benchmarks/gpu.py runs them. The model is the largest preset that the planner finds room for.
+A suite is a part of `make gpu`, with a record of its own. It is not how its cells are measured: that is a cell's
+`kind`, a function of labsupport.gpu.cells, and the suite "offload" holds cells of the kind "grid". Neither is a ZeRO
+stage, which is the only thing that is called so here. labsupport.gpu.session runs the suites. The model is the largest
+preset that the planner finds room for.
 """
 
 import copy
@@ -35,7 +38,7 @@ NVME_FOLDER = "nvme"  # stands in a cell's config; the folder itself is the mach
 
 
 class Tier:
-    """What is measured on: the sizes follow from it. environment and ops are what the stages of that name found."""
+    """What is measured on: the sizes follow from it. environment and ops are what the suites of that name found."""
 
     def __init__(self, dry_run, ranks, model=None, memory_gib=24.0, nvme_path=None):
         self.dry_run, self.ranks, self.memory_gib = dry_run, ranks, memory_gib
@@ -45,7 +48,7 @@ class Tier:
         self.environment = self.ops = None
 
     def some(self, cells, each):
-        """Return the cells; in a dry run every so manieth, which shows as well that they work."""
+        """Return the cells; in a dry run only one of every `each`, which shows as well that they work."""
         return cells[::each] if self.dry_run else cells
 
     @property
@@ -278,7 +281,7 @@ def scaling(tier):
     return tier.some(cells, each=5)
 
 
-STAGES = {
+SUITES = {
     "environment": environment, "ops": ops, "grid": grid, "memory": memory, "speed": speed, "trainer": trainer,
     "offload": offload, "largest": largest, "scaling": scaling,
 }  # fmt: skip

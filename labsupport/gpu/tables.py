@@ -18,18 +18,18 @@ GIB = 2**30
 SXM_CARDS = ("NVIDIA H100 80GB HBM3", "NVIDIA H200")  # the cards of the data sheet's 989 TFLOP/s, as drivers name them
 
 
-def gpu_record(stage, folder=FOLDER):
-    """Return the record of a stage, or None where no GPU was measured yet."""
-    if not (folder / f"gpu_{stage}.json").exists():
+def gpu_record(suite, folder=FOLDER):
+    """Return the record of a suite of `make gpu`, or None where no GPU was measured yet."""
+    if not (folder / f"gpu_{suite}.json").exists():
         return None
-    return read_record(f"gpu_{stage}", folder)
+    return read_record(f"gpu_{suite}", folder)
 
 
-def not_measured(stages):
-    """Return the sentence for stages without a record. stages: their names, with a space between."""
-    value = f'"{stages}"' if " " in stages else stages
-    where = "two or more" if stages == "scaling" else "one"
-    command = f"run `make gpu STAGES={value}` on a machine with {where}, then `make book`"
+def not_measured(suites):
+    """Return the sentence for suites without a record. suites: their names, with a space between."""
+    value = f'"{suites}"' if " " in suites else suites
+    where = "two or more" if suites == "scaling" else "one"
+    command = f"run `make gpu SUITES={value}` on a machine with {where}, then `make book`"
     return f"No GPU has been measured for this yet: {command}."
 
 

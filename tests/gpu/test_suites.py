@@ -12,18 +12,16 @@ from conftest import ROOT
 
 from labsupport.errors import TrainingError
 from labsupport.gpu import figures
-from labsupport.gpu import session as gpu_run
-from labsupport.gpu import suites as gpu_stages
+from labsupport.gpu import session as gpu_session
+from labsupport.gpu import suites as gpu_suites
 from labsupport.gpu import tables as gpu_records
 from labsupport.gpu.cells import is_out_of_memory
-from labsupport.gpu.suites import STAGES, Tier, next_size_down
+from labsupport.gpu.session import Session, kept_folder
+from labsupport.gpu.suites import SUITES, Tier, next_size_down
 from labsupport.machine import probes as machine
 from labsupport.measure import agreement
 from labsupport.memory.messages import total_wire_bytes
 from labsupport.records import FOLDER, REQUIRED, read_record
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import gpu
 
 WITHOUT_A_GPU = pytest.mark.skipif(machine.has_gpu_device(), reason="this machine has a GPU")
 
@@ -38,16 +36,16 @@ def dry_run(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_runs_and_records_where_it_came_from(dry_run, stage):
-    record = read_record(f"gpu_{stage}", dry_run)
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_suite_runs_and_records_where_it_came_from(dry_run, suite):
+    record = read_record(f"gpu_{suite}", dry_run)
     assert set(REQUIRED) <= set(record) and record["hardware"].startswith("DRY RUN, no measurement")
     assert {"cuda", "driver"} <= set(record["versions"])
     assert record["measured"]["cells"] and all("error" not in entry for entry in record["measured"]["cells"])
 
 
-def test_the_cells_measured_what_their_stage_is_for(dry_run):
-    cells = {stage: read_record(f"gpu_{stage}", dry_run)["measured"]["cells"] for stage in STAGES}
+def test_the_cells_measured_what_their_suite_is_for(dry_run):
+    cells = {suite: read_record(f"gpu_{suite}", dry_run)["measured"]["cells"] for suite in SUITES}
     for entry in cells["grid"] + cells["memory"]:
         compared = agreement.compare(entry["cell"], entry["measured"])
         assert all(abs(error) <= agreement.STATE_TOLERANCE for *_, error in compared["states"].values())
@@ -80,23 +78,23 @@ TABLES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("stage", TABLES)
-def test_a_record_becomes_a_table_with_a_row_a_cell(dry_run, stage):
-    record = gpu_records.gpu_record(stage, dry_run)
-    lines = TABLES[stage](record).splitlines()
+@pytest.mark.parametrize("suite", TABLES)
+def test_a_record_becomes_a_table_with_a_row_a_cell(dry_run, suite):
+    record = gpu_records.gpu_record(suite, dry_run)
+    lines = TABLES[suite](record).splitlines()
     assert len({line.count("|") for line in lines}) == 1 and "nan" not in " ".join(lines)
-    if stage not in ("environment", "trainer"):
+    if suite not in ("environment", "trainer"):
         assert len(lines) == 2 + len(record["measured"]["cells"])
     assert record["commit"] in gpu_records.stamp(record) and record["hardware"] in gpu_records.stamp(record)
 
 
-@pytest.mark.parametrize("stage", ["grid", "offload"])
-def test_a_record_becomes_figures_that_name_their_hardware(dry_run, stage):
-    own = {"device": "another card", "machine": "1 x another card", "cells": _entries(dry_run, stage)}
-    speed = figures.speed_by_stage(stage, own=own, folder=dry_run)
+@pytest.mark.parametrize("suite", ["grid", "offload"])
+def test_a_record_becomes_figures_that_name_their_hardware(dry_run, suite):
+    own = {"device": "another card", "machine": "1 x another card", "cells": _entries(dry_run, suite)}
+    speed = figures.speed_by_stage(suite, own=own, folder=dry_run)
     assert [bar.name.split(",")[0] for bar in speed.figure.data] == ["recorded", "measured here"]
     assert "DRY RUN" in speed.alt and "another card" in speed.alt
-    memory = figures.memory_by_stage(stage, folder=dry_run)
+    memory = figures.memory_by_stage(suite, folder=dry_run)
     assert {"predicted", "measured"} == {label for bar in memory.figure.data for label in bar.x[1]}
 
 
@@ -110,18 +108,18 @@ def test_runs_of_other_models_or_batches_are_not_set_beside_each_other(dry_run):
     assert "tiny, micro-batch 2" in speed.figure.data[1].name and len(speed.figure.data[1].x) == 1
 
 
-def _entries(folder, stage):
-    return gpu_records.entries(gpu_records.gpu_record(stage, folder))
+def _entries(folder, suite):
+    return gpu_records.entries(gpu_records.gpu_record(suite, folder))
 
 
 def test_without_a_record_the_page_says_so_and_how_to_make_one(tmp_path):
     for figure in (figures.speed_by_stage(folder=tmp_path), figures.memory_by_stage(folder=tmp_path)):
-        assert "No GPU has been measured" in figure.text and "make gpu STAGES=grid`" in figure.text
+        assert "No GPU has been measured" in figure.text and "make gpu SUITES=grid`" in figure.text
 
 
 @WITHOUT_A_GPU
 def test_without_a_gpu_a_lab_measures_nothing_here():
-    assert gpu_run.run_here("grid") is None
+    assert gpu_session.run_here("grid") is None
 
 
 def test_no_dry_run_is_recorded_as_a_measurement():
@@ -129,11 +127,11 @@ def test_no_dry_run_is_recorded_as_a_measurement():
         assert not read_record(path.stem)["hardware"].startswith("DRY RUN"), path.name
 
 
-@pytest.mark.parametrize("stage", ["grid", "memory", "offload"])
-def test_the_planner_is_within_its_tolerance_of_a_recorded_gpu(stage):
-    record = gpu_records.gpu_record(stage)
+@pytest.mark.parametrize("suite", ["grid", "memory", "offload"])
+def test_the_planner_is_within_its_tolerance_of_a_recorded_gpu(suite):
+    record = gpu_records.gpu_record(suite)
     if record is None:
-        pytest.skip(f"no GPU record of stage {stage}: make gpu on a machine with a GPU writes it")
+        pytest.skip(f"no GPU record of suite {suite}: make gpu on a machine with a GPU writes it")
     for entry in gpu_records.entries(record):
         compared = agreement.compare(entry["cell"], entry["measured"], "cuda")
         assert all(abs(error) <= agreement.STATE_TOLERANCE for *_, error in compared["states"].values()), entry["cell"]
@@ -157,7 +155,7 @@ def test_the_model_is_the_largest_that_the_planner_finds_room_for(memory_bytes, 
     name, micro_batch = tier_of(memory_bytes=memory_bytes).model("fp32")
     assert name == model
     larger = tier_of(memory_bytes=memory_bytes)
-    room = gpu_stages.ROOM * memory_bytes
+    room = gpu_suites.ROOM * memory_bytes
     assert larger._peak(name, micro_batch, "fp32") <= room
     if micro_batch < 8:
         assert larger._peak(name, 2 * micro_batch, "fp32") > room
@@ -165,13 +163,13 @@ def test_the_model_is_the_largest_that_the_planner_finds_room_for(memory_bytes, 
 
 def test_offload_is_compared_with_one_model_that_has_room_everywhere(monkeypatch):
     def models(tier):
-        return {cell["model"] for cell in STAGES["offload"](tier)}
+        return {cell["model"] for cell in SUITES["offload"](tier)}
 
     assert models(tier_of()) == {"1.3b"}
     assert models(tier_of(host_memory_bytes=32 * 2**30)) == {"300m"}
-    monkeypatch.setattr(gpu_stages, "locking_obstacle", lambda count: "" if count <= 3 * 2**30 else "too much")
+    monkeypatch.setattr(gpu_suites, "locking_obstacle", lambda count: "" if count <= 3 * 2**30 else "too much")
     assert models(tier_of()) == {"85m"}
-    monkeypatch.setattr(gpu_stages.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**31, 0, 2**31))
+    monkeypatch.setattr(gpu_suites.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**31, 0, 2**31))
     assert models(tier_of()) == {"85m"}
     without = tier_of()
     without.ops = without.ops | {"nvme": False}
@@ -189,20 +187,20 @@ def test_a_gpu_without_bf16_is_measured_in_fp16_with_a_scale_that_skips_no_step(
     tier = tier_of(precision="fp16", memory_bytes=16e9)
     assert tier.precisions == ["fp16", "fp32"]
     for name in ("grid", "memory", "speed", "trainer", "offload", "largest"):
-        for cell in STAGES[name](tier):
+        for cell in SUITES[name](tier):
             assert not cell["config"].get("bf16") and cell.get("loop") != "FSDP2"
             if "fp16" in cell["config"]:
                 assert cell["config"]["fp16"]["initial_scale_power"] <= 8
 
 
-def test_every_cell_of_every_stage_is_one_that_the_planner_can_predict():
+def test_every_cell_of_every_suite_is_one_that_the_planner_can_predict():
     tier = tier_of()
     tier.ranks = 2
     for name in ("grid", "memory", "speed", "offload", "largest", "scaling"):
-        for cell in STAGES[name](tier):
+        for cell in SUITES[name](tier):
             planned = agreement.predict(cell, "cuda")
             limit = cell.get("gpu_memory_limit_bytes", GPU["memory_bytes"])
-            assert planned.place_bytes("peak", "GPU") <= 1.1 * limit, gpu_stages.label(cell)
+            assert planned.place_bytes("peak", "GPU") <= 1.1 * limit, gpu_suites.label(cell)
 
 
 def test_what_does_not_fit_is_made_smaller_until_nothing_is_left():
@@ -235,39 +233,32 @@ class Machine:
         return {"cell": cell, "measured": {"tokens_per_second": 1.0}}
 
 
-def runner_on(monkeypatch, tmp_path, processes):
-    monkeypatch.setattr(gpu, "ROOT", tmp_path)
-    monkeypatch.setattr(gpu, "run_cell", processes)
-    monkeypatch.setattr(gpu, "gpu_name", lambda: "a card")
-    return gpu._Runner(gpu.parse(["--folder", str(tmp_path)]), 1)
-
-
 def small_cells():
     return [tier_of().cell("grid", stage, model="85m", micro_batch=2) for stage in range(4)]
 
 
-def test_out_of_memory_tries_the_next_size_and_the_entry_says_so(monkeypatch, tmp_path):
-    runner = runner_on(monkeypatch, tmp_path, processes := Machine())
+def test_out_of_memory_tries_the_next_size_and_the_entry_says_so(tmp_path):
+    session = Session(tier_of(), tmp_path, processes := Machine())
     cell = tier_of().cell("grid", 2, model="85m", micro_batch=8)
-    (entry,), _ = runner.stage("grid", [cell])
+    (entry,), _ = session.measure_suite("grid", [cell])
     assert [asked["config"]["train_micro_batch_size_per_gpu"] for asked in processes.asked] == [8, 4, 2]
     assert entry["did_not_fit"] == "The GPU ran out of memory." and entry["wanted"] == cell
-    assert entry["cell"]["config"]["train_micro_batch_size_per_gpu"] == 2 and not runner.failed
+    assert entry["cell"]["config"]["train_micro_batch_size_per_gpu"] == 2 and not session.failed
 
 
-def test_an_interrupted_stage_goes_on_where_it_stopped(monkeypatch, tmp_path):
+def test_an_interrupted_suite_goes_on_where_it_stopped(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        runner_on(monkeypatch, tmp_path, Machine(interrupted_after=2)).stage("grid", small_cells())
-    entries, _ = runner_on(monkeypatch, tmp_path, processes := Machine()).stage("grid", small_cells())
+        Session(tier_of(), tmp_path, Machine(interrupted_after=2)).measure_suite("grid", small_cells())
+    entries, _ = Session(tier_of(), tmp_path, processes := Machine()).measure_suite("grid", small_cells())
     assert [asked["config"]["zero_optimization"]["stage"] for asked in processes.asked] == [2, 3] and len(entries) == 4
 
 
-def test_a_cell_that_broke_keeps_its_sentence_and_is_tried_again(monkeypatch, tmp_path):
-    runner = runner_on(monkeypatch, tmp_path, Machine(breaks=1))
-    entries, _ = runner.stage("grid", small_cells())
-    assert [entry.get("error") for entry in entries] == [None, "It broke.", None, None] and runner.failed
-    again = runner_on(monkeypatch, tmp_path, processes := Machine())
-    entries, _ = again.stage("grid", small_cells())
+def test_a_cell_that_broke_keeps_its_sentence_and_is_tried_again(tmp_path):
+    session = Session(tier_of(), tmp_path, Machine(breaks=1))
+    entries, _ = session.measure_suite("grid", small_cells())
+    assert [entry.get("error") for entry in entries] == [None, "It broke.", None, None] and session.failed
+    again = Session(tier_of(), tmp_path, processes := Machine())
+    entries, _ = again.measure_suite("grid", small_cells())
     assert len(processes.asked) == 1 and not again.failed and all("error" not in entry for entry in entries)
 
 
@@ -278,8 +269,8 @@ def test_a_rank_that_failed_outweighs_one_that_did_not(monkeypatch):
             file.writelines(json.dumps(entry) + "\n" for entry in told)
         return 1, []
 
-    monkeypatch.setattr(gpu_run, "run_to_the_end", ended)
-    assert gpu_run.run_cell(small_cells()[0])["error"] == "Rank 1 broke."
+    monkeypatch.setattr(gpu_session, "run_to_the_end", ended)
+    assert gpu_session.run_cell(small_cells()[0])["error"] == "Rank 1 broke."
 
 
 @pytest.mark.parametrize(
@@ -298,16 +289,15 @@ def test_every_way_in_which_memory_runs_out_is_known(sentence, full):
     assert is_out_of_memory(RuntimeError(sentence)) == is_out_of_memory(error) == full
 
 
-def test_a_result_that_an_interruption_cut_is_measured_again(monkeypatch, tmp_path):
-    runner = runner_on(monkeypatch, tmp_path, Machine())
-    runner.stage("grid", small_cells()[:2])
-    path = runner.kept / "grid.jsonl"
+def test_a_result_that_an_interruption_cut_is_measured_again(tmp_path):
+    Session(tier_of(), tmp_path, Machine()).measure_suite("grid", small_cells()[:2])
+    path = tmp_path / "grid.jsonl"
     path.write_text(path.read_text()[:-20])
-    runner_on(monkeypatch, tmp_path, processes := Machine()).stage("grid", small_cells()[:2])
+    Session(tier_of(), tmp_path, processes := Machine()).measure_suite("grid", small_cells()[:2])
     assert len(processes.asked) == 1
 
 
-def test_a_stage_without_any_measurement_leaves_an_earlier_record_alone(monkeypatch, tmp_path, capsys):
+def test_a_suite_without_any_measurement_leaves_an_earlier_record_alone(tmp_path, capsys):
     def run_cell(cell, *_):
         if cell["kind"] == "environment":
             return {"cell": cell, "measured": GPU}
@@ -315,29 +305,30 @@ def test_a_stage_without_any_measurement_leaves_an_earlier_record_alone(monkeypa
             return {"cell": cell, "measured": tier_of().ops}
         return {"cell": cell, "error": "It broke.", "out_of_memory": False}
 
-    runner_on(monkeypatch, tmp_path, run_cell)
-    monkeypatch.setattr(gpu, "gpu_count", lambda: 1)
-    assert gpu.run(gpu.parse(["--folder", str(tmp_path), "--stages", "grid"])) == 1
+    assert not Session(tier_of(), tmp_path / "kept", run_cell).run(["grid"], tmp_path)
     assert not list(tmp_path.glob("gpu_*.json")) and "nothing is recorded" in capsys.readouterr().out
 
 
-def test_cells_of_another_commit_or_card_are_not_taken_over(monkeypatch, tmp_path):
-    runner_on(monkeypatch, tmp_path, Machine()).stage("grid", small_cells())
-    for name, value in (("commit", "another"), ("gpu_name", "another card")):
+def test_cells_of_another_commit_card_or_way_of_asking_are_not_taken_over(monkeypatch):
+    monkeypatch.setattr(gpu_session, "commit", lambda: "a commit")
+    monkeypatch.setattr(gpu_session, "gpu_name", lambda: "a card")
+    folders = [kept_folder(tier_of())]
+    assert kept_folder(tier_of()) == folders[0]
+    for name in ("commit", "gpu_name"):
         with monkeypatch.context() as changed:
-            runner = runner_on(changed, tmp_path, processes := Machine())
-            changed.setattr(gpu, name, lambda value=value: value)
-            runner = gpu._Runner(gpu.parse(["--folder", str(tmp_path)]), 1)
-            runner.stage("grid", small_cells())
-        assert len(processes.asked) == 4
+            changed.setattr(gpu_session, name, lambda: "another")
+            folders.append(kept_folder(tier_of()))
+    for change in ({"ranks": 2}, {"model": "85m"}, {"memory_gib": 8.0}, {"dry_run": True}):
+        folders.append(kept_folder(Tier(**{"dry_run": False, "ranks": 1} | change)))
+    assert len(set(folders)) == len(folders) == 7
 
 
 def test_a_process_that_ends_without_a_word_is_told_in_one_sentence(monkeypatch):
     cell = small_cells()[0]
     for status, sentence, full in ((-9, "The host ran out of memory", True), (None, "longer than 900 s", False),
                                    (1, "ended with status 1: last words", False)):  # fmt: skip
-        monkeypatch.setattr(gpu_run, "run_to_the_end", lambda *_, status=status, **__: (status, ["", "last words"]))
-        entry = gpu_run.run_cell(cell)
+        monkeypatch.setattr(gpu_session, "run_to_the_end", lambda *_, status=status, **__: (status, ["", "last words"]))
+        entry = gpu_session.run_cell(cell)
         assert sentence in entry["error"] and bool(entry.get("out_of_memory")) == full
 
 
@@ -359,7 +350,7 @@ def test_without_a_gpu_make_gpu_says_so_in_one_sentence():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--stages", "grids"], "invalid choice: 'grids'"),
+        (["--suites", "grids"], "invalid choice: 'grids'"),
         (["--dry-run"], "name another folder with --folder"),
         (["--dry-run", "--folder", "/tmp/x", "--memory-gib", "-1"], "--memory-gib is -1.0"),
         (["--dry-run", "--folder", "/tmp/x", "--model", "1.4b"], "did you mean '1.3b'"),
@@ -374,9 +365,16 @@ def test_a_wrong_argument_is_one_sentence(arguments, words):
 
 def test_a_python_that_lacks_something_is_told_what(tmp_path):
     command = [sys.executable, "-S", str(ROOT / "benchmarks" / "gpu.py")]  # without site-packages
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "has no labsupport, torch, deepspeed" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_python_that_is_too_old_is_told_so_before_anything_is_imported():
+    code = f"import sys, runpy; sys.version_info = (3, 10); runpy.run_path({str(ROOT / 'benchmarks' / 'gpu.py')!r})"
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "take 3.11 or newer" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_an_accelerator_that_was_chosen_away_is_told():
@@ -399,8 +397,7 @@ def test_a_gpu_that_torch_cannot_use_is_told_why(monkeypatch):
     assert "CUDA_VISIBLE_DEVICES hides every GPU" in machine.gpu_obstacle()
 
 
-def test_the_kept_cells_of_an_unreadable_run_do_not_stop_a_fresh_one(monkeypatch, tmp_path):
-    runner = runner_on(monkeypatch, tmp_path, Machine())
-    (runner.kept / "grid.jsonl").write_text(json.dumps({"wanted": {}, "cell": {}, "measured": {}}) + "\n")
-    runner.forget()
-    assert not list(runner.kept.iterdir())
+def test_the_kept_cells_of_an_unreadable_run_do_not_stop_a_fresh_one(tmp_path):
+    (tmp_path / "grid.jsonl").write_text("no cell\n")
+    Session(tier_of(), tmp_path).forget()
+    assert not list(tmp_path.iterdir())

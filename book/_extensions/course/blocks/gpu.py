@@ -74,10 +74,10 @@ def gpu_grid_memory_figure():
 @block
 def gpu_planner():
     """The planner beside the ledger and the allocator, for the stages, for offload, and for the other settings."""
-    stages = ("grid", "offload", "memory")
-    if not any(map(gpu_record, stages)):
-        return not_measured(" ".join(stages))
-    return "\n\n".join(_table(stage, gpu_records.memory_table) for stage in stages)
+    suites = ("grid", "offload", "memory")
+    if not any(map(gpu_record, suites)):
+        return not_measured(" ".join(suites))
+    return "\n\n".join(_table(suite, gpu_records.memory_table) for suite in suites)
 
 
 @block
@@ -122,9 +122,9 @@ def gpu_scaling():
     return _table("scaling", gpu_records.scaling_table)
 
 
-def _table(stage, table):
-    record = gpu_record(stage)
-    return not_measured(stage) if record is None else f"{table(record)}\n\n{stamp(record)}"
+def _table(suite, table):
+    record = gpu_record(suite)
+    return not_measured(suite) if record is None else f"{table(record)}\n\n{stamp(record)}"
 
 
 def _figure(figure, without=None):
