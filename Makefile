@@ -1,7 +1,10 @@
 # The two commands are `make book` and `make test`. `make help` lists the rest.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The Python to make .venv with; without one, the newest of 3.13, 3.12 and 3.11 that has venv and headers.
+PYTHON ?=
 PORT ?= 8000
-# Looked up here, before .venv comes first on the PATH.
+# Both looked up here, before .venv comes first on the PATH. Any Python 3 can do the set-up.
+ANY_PYTHON := $(shell for name in python3 python3.13 python3.12 python3.11 "$(PYTHON)"; do \
+	"$$name" -c "" 2>/dev/null && command -v "$$name" && break; done)
 OWN_PYTHON := $(if $(GPU_PYTHON),$(shell command -v "$(GPU_PYTHON)"))
 VENV := .venv
 BIN := $(VENV)/bin
@@ -55,18 +58,12 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-setup: $(VENV)/.ready  ## make .venv with the pinned packages
+setup:  ## make .venv with the pinned packages; PYTHON=/path/to/python to choose
+	@test -n "$(ANY_PYTHON)" || { echo "error: There is no Python 3 here: install the packages python3, python3-venv and python3-dev." >&2; exit 1; }
+	@"$(ANY_PYTHON)" labsupport/machine/set_up.py "$(VENV)" $(if $(PYTHON),"$(PYTHON)")
 
 ops: setup  ## compile DeepSpeed's C++ ops, once for this machine
 	@$(BIN)/python -m labsupport.machine.ops
-
-$(VENV)/.ready: pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "error: there is no Python: install the packages python3.11, python3.11-venv and python3.11-dev." >&2; exit 1; }
-	@"$(PYTHON)" labsupport/machine/preflight.py
-	@echo "Making $(VENV) with the pinned packages: one time, about two minutes and 2 GB (more with CUDA)."
-	@"$(PYTHON)" -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[book,test,lab]'
-	@touch $@
 
 clean:  ## remove the built book and the executed labs, not .venv
 	rm -rf _build

@@ -1,40 +1,89 @@
-"""pyproject.toml, constraints.txt and environment.yml name the same versions."""
+"""pyproject.toml names ranges, constraints.txt alone pins, and both say the same of Python and of every package."""
 
 import re
 import tomllib
 
+import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from labsupport import preflight
 
 
 def normal(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def pins_of(lines):
-    return {normal(name): version for name, _, version in (line.partition("==") for line in lines) if version}
+@pytest.fixture(scope="module")
+def project(root):
+    return tomllib.loads((root / "pyproject.toml").read_text())["project"]
 
 
-def test_the_three_files_agree(root):
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + [name for group in project["optional-dependencies"].values() for name in group]
-    constraints = pins_of(
-        line.strip() for line in (root / "constraints.txt").read_text().splitlines() if not line.startswith("#")
+@pytest.fixture(scope="module")
+def pins(root):
+    """{package: (version, marker)}, of every line of constraints.txt, each of which must be an exact pin."""
+    lines = [line for line in (root / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    found = {}
+    for requirement in map(Requirement, lines):
+        (exact,) = requirement.specifier
+        assert exact.operator == "==" and normal(requirement.name) not in found, requirement
+        found[normal(requirement.name)] = Version(exact.version), requirement.marker
+    return found
+
+
+def asked_for(project):
+    lines = [*project["dependencies"], *(name for group in project["optional-dependencies"].values() for name in group)]
+    return [Requirement(line) for line in lines]
+
+
+def test_every_package_that_is_asked_for_has_a_pin_within_its_range(project, pins):
+    for requirement in asked_for(project):
+        version, _ = pins[normal(requirement.name)]
+        assert version in requirement.specifier, f"{requirement} and {version}"
+
+
+def test_pyproject_leaves_a_notebooks_own_versions_alone(project):
+    for requirement in asked_for(project):
+        assert not any(part.operator in ("==", "===", "~=") for part in requirement.specifier), requirement
+
+
+def test_every_installed_package_that_the_course_needs_is_pinned_and_is_the_pinned_one(project, pins):
+    from importlib.metadata import distribution
+
+    todo, seen = [(requirement.name, requirement.extras) for requirement in asked_for(project)], set()
+    while todo:
+        name, extras = todo.pop()
+        if (normal(name), frozenset(extras)) in seen:
+            continue
+        seen.add((normal(name), frozenset(extras)))
+        found = distribution(name)
+        version, marker = pins[normal(name)]
+        assert marker is None or marker.evaluate(), name
+        assert Version(found.version).public == version.public, name
+        if normal(name) == "torch":  # its CUDA libraries and triton are pinned by itself
+            continue
+        for requirement in map(Requirement, found.requires or []):
+            if any(not requirement.marker or requirement.marker.evaluate({"extra": extra}) for extra in ["", *extras]):
+                todo.append((requirement.name, requirement.extras))
+    assert len(seen) > 150
+
+
+def test_the_pythons_are_the_same_everywhere(root, project):
+    python = SpecifierSet(project["requires-python"])
+    assert [minor for minor in range(20) if f"3.{minor}" in python] == sorted(
+        int(version.split(".")[1]) for version in preflight.PYTHONS
     )
+    matrix = yaml.safe_load((root / ".github/workflows/cpu.yml").read_text())["jobs"]["test"]["strategy"]["matrix"]
+    assert sorted(matrix["python"]) == sorted(preflight.PYTHONS)
+    named = re.search(r"Python (.+?)[:.]?$", preflight.NEEDED)[1]
+    assert sorted(re.split(", | or ", named)) == sorted(preflight.PYTHONS)
+
+
+def test_conda_takes_the_same_packages_and_pins(root, project):
     environment = yaml.safe_load((root / "environment.yml").read_text())["dependencies"]
-    conda_pins = pins_of(next(entry["pip"] for entry in environment if isinstance(entry, dict)))
-
-    names = {normal(re.match(r"[\w.-]+", line)[0]) for line in wanted}
-    assert names == set(conda_pins), "environment.yml lists what pyproject.toml asks for"
-    assert {name: constraints[name] for name in names} == conda_pins
-    for name, version in pins_of(wanted).items():
-        assert constraints[name] == version, name
-    assert "python=3.11" in environment
-    assert project["requires-python"] == ">=3.11,<3.12"
-
-
-def test_the_running_versions_are_the_pinned_ones(root):
-    from importlib.metadata import version
-
-    constraints = pins_of((root / "constraints.txt").read_text().splitlines())
-    for name in ("torch", "deepspeed", "transformers", "jupyter-book", "plotly", "nbmake"):
-        assert version(name).partition("+")[0] == constraints[name], name
+    lines = next(entry["pip"] for entry in environment if isinstance(entry, dict))
+    assert lines == ["-c constraints.txt", f"-e .[{','.join(project['optional-dependencies'])}]"]
+    python = next(entry for entry in environment if str(entry).startswith("python="))
+    assert python.removeprefix("python=") in preflight.PYTHONS
