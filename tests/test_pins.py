@@ -75,8 +75,10 @@ def test_the_pythons_are_the_same_everywhere(root, project):
     assert [minor for minor in range(20) if f"3.{minor}" in python] == sorted(
         int(version.split(".")[1]) for version in preflight.PYTHONS
     )
-    matrix = yaml.safe_load((root / ".github/workflows/cpu.yml").read_text())["jobs"]["test"]["strategy"]["matrix"]
-    assert sorted(matrix["python"]) == sorted(preflight.PYTHONS)
+    job = yaml.safe_load((root / ".github/workflows/cpu.yml").read_text())["jobs"]["test"]
+    assert sorted(job["strategy"]["matrix"]["python"]) == sorted(preflight.PYTHONS)
+    (tests,) = (step for step in job["steps"] if step.get("run") == "make test")
+    assert tests["env"] == {"PYTHON": "python${{ matrix.python }}"}, "make alone would take the runner's newest"
     named = re.search(r"Python (.+?)[:.]?$", preflight.NEEDED)[1]
     assert sorted(re.split(", | or ", named)) == sorted(preflight.PYTHONS)
 
