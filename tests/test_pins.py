@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from labsupport import preflight
+from labsupport import preflight, versions
 
 
 def normal(name):
@@ -81,6 +81,11 @@ def test_the_pythons_are_the_same_everywhere(root, project):
     assert tests["env"] == {"PYTHON": "python${{ matrix.python }}"}, "make alone would take the runner's newest"
     named = re.search(r"Python (.+?)[:.]?$", preflight.NEEDED)[1]
     assert sorted(re.split(", | or ", named)) == sorted(preflight.PYTHONS)
+
+
+def test_the_versions_that_the_labs_call_tried_are_the_pinned_ones(pins):
+    assert {name: str(pins[name][0]) for name in versions.TRIED} == versions.TRIED
+    assert set(versions.TRIED) == {"torch", "deepspeed", "transformers"}
 
 
 def test_conda_takes_the_same_packages_and_pins(root, project):

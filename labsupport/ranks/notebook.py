@@ -18,6 +18,7 @@ import time
 from labsupport.errors import LabError, TrainingError
 from labsupport.launch.processes import end_with
 from labsupport.machine.probes import free_port, gpu_count
+from labsupport.machine.versions import say_what_is_untried
 from labsupport.ranks.output import START_SECONDS, LiveOutput, StartNotice
 
 STUCK_SECONDS = 15  # how long ranks may wait for one that has failed, before they are stopped
@@ -43,6 +44,7 @@ def start_ranks(count=2, accelerator=None):
         raise TrainingError(
             f"{count} ranks need {count} GPUs and this machine shows {gpus}: start fewer, or accelerator='cpu'."
         )
+    say_what_is_untried()
     if _current is not None:
         _current.stop()
     _current = Ranks(count, accelerator)
