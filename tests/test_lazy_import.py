@@ -9,12 +9,15 @@ LIGHT = [
     "labsupport",
     "labsupport.config",
     "labsupport.machine",
+    "labsupport.machine.cards",
     "labsupport.launch",
     "labsupport.memory",
     "labsupport.memory.report",
+    "labsupport.memory.messages",
     "labsupport.measure",
     "labsupport.measure.agreement",
     "labsupport.step_time.model",
+    "labsupport.step_time.published",
     "labsupport.ranks.live_training",
     "labsupport.exercises",
     "labsupport.gpu",
@@ -27,7 +30,7 @@ LIGHT = [
 
 @pytest.mark.parametrize("module", LIGHT)
 def test_import_loads_no_torch(module):
-    code = f"import {module}, sys; sys.exit(any(name in sys.modules for name in ('torch', 'deepspeed')))"
+    code = f"import {module}, sys; sys.exit(any(name in sys.modules for name in ('torch', 'deepspeed', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from labsupport import preflight, versions
+from labsupport.machine import preflight, versions
 
 
 def normal(name):

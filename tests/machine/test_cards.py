@@ -1,8 +1,5 @@
 """The table of cards and networks: peaks of one direction and without sparsity, found by any spelling."""
 
-import subprocess
-import sys
-
 import pytest
 
 from labsupport.errors import ConfigError
@@ -55,12 +52,3 @@ def test_a_nodes_network_is_its_adapters_together():
     assert all(each.source for each in LINKS.values())
     with pytest.raises(ConfigError, match="no network 'infiniband'"):
         link("infiniband")
-
-
-@pytest.mark.parametrize(
-    "module",
-    ["cards", "collective_time", "step_time", "published", "memory", "memory_report", "communication", "settings"],
-)
-def test_no_torch_is_imported(module):
-    code = f"import labsupport.{module}, sys; sys.exit(any(name in sys.modules for name in ('torch', 'numpy')))"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

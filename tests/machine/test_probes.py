@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from labsupport.machine import probes as machine
 
-ASK = "from labsupport.machine import locking_obstacle as o; print(o(2**27)); print(o(2**20) == '')"
+ASK = "from labsupport.machine.probes import locking_obstacle as o; print(o(2**27)); print(o(2**20) == '')"
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root keeps its rights without setpriv")

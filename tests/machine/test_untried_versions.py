@@ -23,7 +23,7 @@ def test_another_python_is_named(python):
 
 
 def test_start_ranks_says_it_once_and_goes_on(monkeypatch, capsys):
-    from labsupport import cluster
+    from labsupport.ranks import notebook as cluster
 
     monkeypatch.setattr(versions, "version", lambda name: "9.9.1")
     monkeypatch.setattr(cluster, "Ranks", lambda count, accelerator: f"{count} ranks up")
