@@ -7,6 +7,8 @@ from pathlib import Path
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
+from course.table import table
+
 
 def setup(app):
     """Register the directive, ```{labs}```, and the substitutions."""
@@ -19,17 +21,16 @@ class LabsDirective(SphinxDirective):
 
     def run(self):
         """Return the table's nodes: a link with the lab's title, what it is for, and its time."""
-        lines = ["| Lab | What you do | Time |", "|---|---|---|"]
+        rows = []
         here = Path(self.env.doc2path(self.env.docname)).parent
         up = "../" * len(here.relative_to(self.env.srcdir).parts)
         for path in labs(self.env.srcdir):
             self.env.note_dependency(str(path))
             title, goal, time = lab_head(path)
             time = time.partition(". ")[0].rstrip(".")
-            lines.append(
-                f"| [{title}]({up}notebooks/{path.name}) | {goal[0].upper()}{goal[1:]} | {time[0].upper()}{time[1:]} |"
-            )
-        return self.parse_text_to_nodes("\n".join(lines))
+            link = f"[{title}]({up}notebooks/{path.name})"
+            rows.append((link, f"{goal[0].upper()}{goal[1:]}", f"{time[0].upper()}{time[1:]}"))
+        return self.parse_text_to_nodes(table(("Lab", "What you do", "Time"), rows, ["left"] * 3))
 
 
 def labs(root):

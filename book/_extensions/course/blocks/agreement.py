@@ -6,6 +6,7 @@ PYTHONPATH=book/_extensions python -c "from course.blocks import agreement; prin
 import statistics
 
 from course.blocks.block import block
+from course.table import table
 from labsupport.config import config_precision, zero_stage
 from labsupport.measure import agreement
 from labsupport.plots import MEASURED_COLOUR, PREDICTED_COLOUR, LabFigure, empty_figure
@@ -28,22 +29,31 @@ def agreement_summary():
         abs(there - here) for run, compared, _ in rows if run["world_size"] > 1 for there, here in [compared["sent"]]
     ]
     estimates = [abs(error) for row in rows if (error := _estimate_error(row)) is not None]
-    return "\n".join([
-        "| Of the planner | Runs or moments | Median error | Worst error |",
-        "|---|---:|---:|---:|",
-        f"| model states at three moments | {len(states)}, {exact} of them equal to the byte "
-        f"| {statistics.median(states):.2%} | {max(states):.2%} |",
-        f"| peak of a step | {len(peaks)}, {within} of them within {agreement.PEAK_TOLERANCE:.0%} "
-        f"| {statistics.median(peaks):.1%} | {max(peaks):.1%} |",
-        f"| bytes sent, as a multiple of DDP's | {len(sent)} | {statistics.median(sent):.2f} | {max(sent):.2f} |",
-        "",
-        "| Of DeepSpeed's own estimators | Runs | Median error | Worst error |",
-        "|---|---:|---:|---:|",
-        f"| model states, against the peak of a step | {len(estimates)} | {statistics.median(estimates):.0%} "
-        f"| {max(estimates):.0%} |",
-        "",
-        f"Measured: {_provenance()}",
-    ])  # fmt: skip
+    planner = table(
+        ("Of the planner", "Runs or moments", "Median error", "Worst error"),
+        [
+            (
+                "model states at three moments",
+                f"{len(states)}, {exact} of them equal to the byte",
+                *_median_and_worst(states, ".2%"),
+            ),
+            (
+                "peak of a step",
+                f"{len(peaks)}, {within} of them within {agreement.PEAK_TOLERANCE:.0%}",
+                *_median_and_worst(peaks, ".1%"),
+            ),
+            ("bytes sent, as a multiple of DDP's", len(sent), *_median_and_worst(sent, ".2f")),
+        ],
+    )
+    estimators = table(
+        ("Of DeepSpeed's own estimators", "Runs", "Median error", "Worst error"),
+        [("model states, against the peak of a step", len(estimates), *_median_and_worst(estimates, ".0%"))],
+    )
+    return f"{planner}\n\n{estimators}\n\nMeasured: {_provenance()}"
+
+
+def _median_and_worst(errors, form):
+    return f"{statistics.median(errors):{form}}", f"{max(errors):{form}}"
 
 
 @block
@@ -122,10 +132,7 @@ def _rows():
 
 
 def _table(world_size):
-    lines = [
-        "| Run | At rest, MiB | Planner off by | Peak, MiB | Planner off by | Estimator off by | Sent and planned |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    rows = []
     for row in _rows():
         run, compared, _ = row
         if run["world_size"] != world_size:
@@ -136,11 +143,13 @@ def _table(world_size):
         miss = " **miss**" if abs(peak_error) > agreement.PEAK_TOLERANCE else ""
         predicted, sent = (f"{value:.2f}" if world_size > 1 else "-" for value in compared["sent"])
         estimate = "-" if estimate is None else f"{estimate:+.0%}"
-        lines.append(
-            f"| {_name(run, ranks=False)} | {rest / MIB:.2f} | {_percent(rest_error)} | {peak / MIB:.2f} "
-            f"| {_percent(peak_error)}{miss} | {estimate} | {sent}, {predicted} |"
-        )
-    return "\n".join(lines)
+        rows.append((
+            _name(run, ranks=False), f"{rest / MIB:.2f}", _percent(rest_error), f"{peak / MIB:.2f}",
+            f"{_percent(peak_error)}{miss}", estimate, f"{sent}, {predicted}",
+        ))  # fmt: skip
+    head = ("Run", "At rest, MiB", "Planner off by", "Peak, MiB", "Planner off by", "Estimator off by",
+            "Sent and planned")  # fmt: skip
+    return table(head, rows)
 
 
 def _percent(error):

@@ -4,19 +4,19 @@ PYTHONPATH=book/_extensions python -c "from course.blocks import exercises; prin
 """
 
 from course.blocks.block import block
+from course.table import table
 from labsupport.exercises.catalog import LABS, catalog, lab_of, of_lab
 
 
 @block
 def exercise_table():
     """Every exercise: its lab, what it is, its effort, and how many mistakes its check tells apart."""
-    lines = ["| Exercise | What | Difficulty | Minutes | Mistakes told apart |", "|---|---|---:|---:|---:|"]
+    rows = []
     for exercise in catalog():
         link = f"[{exercise.id}](../notebooks/{lab_of(exercise)}.ipynb)"
-        lines.append(
-            f"| {link} | {exercise.title} | {exercise.difficulty} | {exercise.minutes} | {len(exercise.mistakes)} |"
-        )
-    return "\n".join(lines)
+        rows.append((link, exercise.title, exercise.difficulty, exercise.minutes, len(exercise.mistakes)))
+    head = ("Exercise", "What", "Difficulty", "Minutes", "Mistakes told apart")
+    return table(head, rows, ["left", "left", "right", "right", "right"])
 
 
 @block

@@ -6,6 +6,7 @@ Where no GPU was measured yet a block is the sentence that says so, and how to m
 """
 
 from course.blocks.block import block
+from course.table import table
 from labsupport.gpu import figures
 from labsupport.gpu import tables as gpu_records
 from labsupport.gpu.suites import Tier
@@ -35,16 +36,16 @@ PLANNED_CARDS = ("RTX 4090", "H100", "H200")
 @block
 def gpu_planned():
     """What `make gpu` will train on three cards, and the peaks that the planner gives its stages. Not measured."""
-    lines = ["| Card | Model, micro-batch | " + " | ".join(f"Stage {stage}" for stage in range(4)) + " |"]
-    lines.append("|---|---|---:|---:|---:|---:|")
+    rows = []
     for name in PLANNED_CARDS:
         tier = Tier(dry_run=False, ranks=1)
         tier.environment = {"memory_bytes": card(name).memory_bytes, "precision": "bf16"}
         model, micro_batch = tier.model("bf16")
         plans = [plan(model, tier.config(stage, "bf16", micro_batch)) for stage in range(4)]
-        peaks = " | ".join(f"{planned.peak_bytes / 2**30:.1f}" for planned in plans)
-        lines.append(f"| {name} | {model}, {micro_batch} | {peaks} |")
-    return "\n".join(lines)
+        peaks = [f"{planned.peak_bytes / 2**30:.1f}" for planned in plans]
+        rows.append((name, f"{model}, {micro_batch}", *peaks))
+    head = ("Card", "Model, micro-batch", *(f"Stage {stage}" for stage in range(4)))
+    return table(head, rows, ["left", "left"] + ["right"] * 4)
 
 
 @block

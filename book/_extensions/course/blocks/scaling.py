@@ -8,6 +8,7 @@ Numbers come from the recorded measurements, from the cited tables and from the 
 import statistics
 
 from course.blocks.block import block
+from course.table import table
 from labsupport.records import read_record
 from labsupport.step_time import published
 from labsupport.step_time.collectives import collective_seconds
@@ -24,18 +25,17 @@ MODEL, CARD, LINK, MICRO_BATCH_TOKENS, BATCH_TOKENS = "7.5B", "H100", "NDR", 819
 @block
 def ranks_rates():
     """The fitted alpha and beta of each collective, with the fit's error and where it was measured."""
-    lines = [
-        "| Ranks | Collective | alpha, us a hop | B, GB/s | Error of the fit, median | worst |",
-        "|---:|---|---:|---:|---:|---:|",
-    ]
+    rows = []
     for ranks, world in _worlds().items():
         for name, fit in world["collectives"].items():
             errors = [abs(error) for error in fit["relative_error"].values()]
-            lines.append(
-                f"| {ranks} | {_words(name)} | {fit['alpha_seconds'] * 1e6:,.0f} | {fit['bytes_per_second'] / 1e9:.2f} "
-                f"| {statistics.median(errors):.0%} | {max(errors):.0%} |"
-            )
-    return "\n".join(lines) + f"\n\nMeasured: {_provenance(read_record('step_time'))}"
+            rows.append((
+                ranks, _words(name), f"{fit['alpha_seconds'] * 1e6:,.0f}", f"{fit['bytes_per_second'] / 1e9:.2f}",
+                f"{statistics.median(errors):.0%}", f"{max(errors):.0%}",
+            ))  # fmt: skip
+    head = ("Ranks", "Collective", "alpha, us a hop", "B, GB/s", "Error of the fit, median", "worst")
+    rates = table(head, rows, ["right", "left"] + ["right"] * 4)
+    return f"{rates}\n\nMeasured: {_provenance(read_record('step_time'))}"
 
 
 @block
@@ -63,10 +63,7 @@ def ranks_figure():
 @block
 def ranks_prediction():
     """The step of DeepSpeed on the course's ranks, predicted twice and measured, with both errors."""
-    lines = [
-        "| Ranks | Stage | Messages, ms | From PyTorch, ms | error | From one rank, ms | error | Measured, ms |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    rows = []
     errors = {"from_pytorch": [], "from_one_rank": []}
     for ranks, world in _worlds().items():
         for stage, row in world["stages"].items():
@@ -74,7 +71,10 @@ def ranks_prediction():
             for name, kept in errors.items():
                 kept.append(row[f"{name}_seconds"] / row["measured_seconds"] - 1)
                 cells += [f"{row[f'{name}_seconds'] * 1e3:.0f}", f"{kept[-1]:+.0%}"]
-            lines.append(f"| {ranks} | {stage} | {' | '.join(cells)} | {row['measured_seconds'] * 1e3:.0f} |")
+            rows.append((ranks, stage, *cells, f"{row['measured_seconds'] * 1e3:.0f}"))
+    head = ("Ranks", "Stage", "Messages, ms", "From PyTorch, ms", "error", "From one rank, ms", "error",
+            "Measured, ms")  # fmt: skip
+    lines = [table(head, rows, ["right"] * len(head))]
     for name, kept in errors.items():
         span = f"{min(kept):+.0%} to {max(kept):+.0%}, median {statistics.median(kept):+.0%}"
         lines += ["", f"Error of the prediction {_spoken(name)}: {span}."]
@@ -125,27 +125,27 @@ def mosaic_figure():
 @block
 def published_errors():
     """One line a published table: what was fitted, and the error on the rows that were not."""
-    lines = [
-        "| Table | Rows | Of the peak, fitted on one row | Error, median | worst | Between the bounds |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    for name, table in published.TABLES.items():
-        tested = [row for row in published.compare(table) if not row.fitted]
+    rows = []
+    for name, cited_table in published.TABLES.items():
+        tested = [row for row in published.compare(cited_table) if not row.fitted]
         errors = [row.error for row in tested]
-        title = table.title + (", one adapter" if name.endswith("one adapter") else "")
-        lines.append(
-            f"| {title} | {len(tested)} | {published.fitted_efficiency(table):.2f} | {statistics.median(errors):+.0%} "
-            f"| {max(errors, key=abs):+.0%} | {sum(row.inside for row in tested)} |"
-        )
+        title = cited_table.title + (", one adapter" if name.endswith("one adapter") else "")
+        rows.append((
+            title, len(tested), f"{published.fitted_efficiency(cited_table):.2f}", *_median_and_worst(errors),
+            sum(row.inside for row in tested),
+        ))  # fmt: skip
     for gpus in (8, 32):
         errors = [modelled / seconds - 1 for _, size, seconds, modelled in published.all_reduce_rows() if size == gpus]
-        lines.append(
-            f"| Bekman: all-reduce on {gpus} B200 | {len(errors)} | nothing fitted | {statistics.median(errors):+.0%} "
-            f"| {max(errors, key=abs):+.0%} | one value |"
-        )
-    sources = [table.source for name, table in published.TABLES.items() if not name.endswith("one adapter")]
+        title = f"Bekman: all-reduce on {gpus} B200"
+        rows.append((title, len(errors), "nothing fitted", *_median_and_worst(errors), "one value"))
+    head = ("Table", "Rows", "Of the peak, fitted on one row", "Error, median", "worst", "Between the bounds")
+    sources = [each.source for name, each in published.TABLES.items() if not name.endswith("one adapter")]
     cited = "".join(f"\n- {source}" for source in [*sources, published.ALL_REDUCE_SOURCE])
-    return "\n".join(lines) + f"\n\nCited, retrieved {published.RETRIEVED}:\n{cited}"
+    return f"{table(head, rows)}\n\nCited, retrieved {published.RETRIEVED}:\n{cited}"
+
+
+def _median_and_worst(errors):
+    return f"{statistics.median(errors):+.0%}", f"{max(errors, key=abs):+.0%}"
 
 
 @block
@@ -231,16 +231,13 @@ def sizes_figure():
 def break_even():
     """The tokens a GPU below which stage 3's messages take longer than its compute, for cards and networks."""
     links, machines = ("25 GbE", "100 GbE", "HDR", "NDR"), ("A100-80GB", "H100", "B200")
-    lines = [
-        "| GPU | 8 in one node | " + " | ".join(f"64 over {link}" for link in links) + f" | 1,024 over {LINK} |",
-        "|---|" + "---:|" * (len(links) + 2),
-    ]
+    rows = []
     for card in machines:
         inside = stage3_break_even_tokens(GPT[MODEL], cluster(card, LINK), 8)
         outside = [stage3_break_even_tokens(GPT[MODEL], cluster(card, link), 64) for link in links]
         many = stage3_break_even_tokens(GPT[MODEL], cluster(card, LINK), 1024)
-        lines.append(f"| {card} | " + " | ".join(f"{tokens:,.0f}" for tokens in (inside, *outside, many)) + " |")
-    return "\n".join(lines)
+        rows.append((card, *(f"{tokens:,.0f}" for tokens in (inside, *outside, many))))
+    return table(("GPU", "8 in one node", *(f"64 over {link}" for link in links), f"1,024 over {LINK}"), rows)
 
 
 def _shares(points):

@@ -1,6 +1,7 @@
 """The computed blocks of book/selector.md."""
 
 from course.blocks.block import block
+from course.table import table
 from labsupport.memory.room import fits
 from labsupport.widgets.selector.table import DEFAULT, plan_of, strategies
 
@@ -11,7 +12,7 @@ WHERE = {"none": "the GPU", "cpu": "the host", "nvme": "NVMe"}
 @block
 def seven_billion_on_four():
     """The answer to the page's question, worked out with the planner alone."""
-    lines = ["| strategy | peak without checkpointing | peak with checkpointing | fits |", "|---|---|---|---|"]
+    rows = []
     found = None
     for strategy in strategies():
         plain, recomputed = (
@@ -19,18 +20,16 @@ def seven_billion_on_four():
         )
         verdicts = [fits(planned, SEVEN_BILLION["card"]) for planned in (plain, recomputed)]
         words = "yes" if verdicts[0] else "with checkpointing" if verdicts[1] else "no"
-        lines.append(f"| {_in_words(strategy)} | {_gib(plain)} | {_gib(recomputed)} | {words} |")
+        rows.append((_in_words(strategy), _gib(plain), _gib(recomputed), words))
         if found is None and any(verdicts):
             found = (strategy, verdicts[0], plain if verdicts[0] else recomputed)
     strategy, plainly, planned = found
     how = "without activation checkpointing" if plainly else "with activation checkpointing"
-    return "\n".join(
-        [
-            f"The cheapest that fits is **{_in_words(strategy)}**, {how}: {_gib(planned)} at the peak of a rank, and "
-            f"{planned.host_bytes('peak') / 2**30:.1f} GiB a rank in the host's memory.",
-            "",
-            *lines,
-        ]
+    head = ("strategy", "peak without checkpointing", "peak with checkpointing", "fits")
+    return (
+        f"The cheapest that fits is **{_in_words(strategy)}**, {how}: {_gib(planned)} at the peak of a rank, and "
+        f"{planned.host_bytes('peak') / 2**30:.1f} GiB a rank in the host's memory.\n\n"
+        + table(head, rows, ["left"] * 4)
     )
 
 
