@@ -154,14 +154,19 @@ def merge_configs(base, fragment):
 
 
 def read_config(path):
-    """Read a ds_config.json and validate it.
+    """Read a ds_config.json and validate it; raises ConfigError as `parse_config` and `validate_config` do."""
+    return validate_config(parse_config(path))
 
-    Raises ConfigError for a file that is missing, unreadable or not JSON (with line and column), for a key
-    that stands twice, and for everything that `validate_config` refuses.
+
+def parse_config(path):
+    """Return what a ds_config.json holds, not yet validated.
+
+    Raises ConfigError for a file that is missing, unreadable or not JSON (with line and column), and for a key that
+    stands twice.
     """
     try:
         with open(path, encoding="utf-8") as file:
-            config = json.load(file, object_pairs_hook=_refuse_duplicates)
+            return json.load(file, object_pairs_hook=_refuse_duplicates)
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"{path} is not valid JSON at line {error.lineno}, column {error.colno}: {error.msg.lower()}; "
@@ -175,7 +180,6 @@ def read_config(path):
         raise ConfigError(
             f"Cannot read the config {path}: {error.strerror.lower()}; give the path of a JSON file."
         ) from None
-    return validate_config(config)
 
 
 def zero_stage(config):

@@ -43,6 +43,7 @@ from labsupport.memory.room import too_large
 from labsupport.models import PRESETS, build_model, checkpoint_activations, compile_layers, count_parameters
 from labsupport.records import versions
 from labsupport.runs import WARM_UP_STEPS
+from labsupport.settings import read_settings
 from labsupport.trainer import DeepSpeedTrainer
 from labsupport.wording import banner, ranks_in_words
 
@@ -213,16 +214,15 @@ def make_config(options, machine, world_size):
 
 def _require_memory(options, preset, config, world_size):
     """Raise TrainingError where the planner says that this run does not fit, before minutes go into finding out."""
-    try:
-        planned = plan(
-            preset,
-            config,
-            world_size=world_size,
-            sequence_length=options.sequence_length,
-            activation_checkpointing=options.activation_checkpointing,
-        )
-    except ConfigError:
-        return  # an optimizer that the planner does not know; what is wrong with a config, the engine says
+    if read_settings(config, world_size).states is None:
+        return  # an optimizer that the planner cannot describe
+    planned = plan(
+        preset,
+        config,
+        world_size=world_size,
+        sequence_length=options.sequence_length,
+        activation_checkpointing=options.activation_checkpointing,
+    )
     if reason := too_large(planned, preset, "cuda"):
         raise TrainingError(reason)
 

@@ -16,18 +16,11 @@ import warnings
 
 import torch
 
-from labsupport.config import (
-    config_precision,
-    offload_devices,
-    read_config,
-    validate_config,
-    zero_stage,
-)
+from labsupport.config import parse_config
 from labsupport.errors import ConfigError, TrainingError
 from labsupport.machine.hardware import accelerator, fused_adam, gpu_computes_bf16, nvme_obstacle, say_once
 from labsupport.machine.op_builds import prepare_op_builds
 from labsupport.machine.probes import can_write, free_port
-from labsupport.memory.model_states import shares_of
 from labsupport.settings import nvme_buffer_bytes, read_settings
 
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -44,16 +37,14 @@ def initialize_deepspeed(model, config, optimizer=None):
     prints which. Raises ConfigError for a config that cannot work, TrainingError for what this machine
     lacks: fp16 on most CPUs, a GPU for each rank, libaio for NVMe, a free port, a compiler.
     """
-    config = copy.deepcopy(config) if isinstance(config, dict) else read_config(config)
-    validate_config(config)
+    config = copy.deepcopy(config) if isinstance(config, dict) else parse_config(config)
     start_distributed()
-    world_size = torch.distributed.get_world_size()
-    validate_config(config, world_size)
-    _check_precision_runs_here(config)
-    _check_client_optimizer(config, optimizer)
-    _check_offload_runs_here(config, model)
+    settings = read_settings(config, torch.distributed.get_world_size())
+    _check_precision_runs_here(settings)
+    _check_client_optimizer(config, settings, optimizer)
+    _check_nvme_runs_here(settings, model)
     if optimizer is None:
-        choose_adam(config)
+        choose_adam(config, settings)
 
     import deepspeed
 
@@ -129,22 +120,22 @@ def quiet_deepspeed():
     warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch\.distributed\.")
 
 
-def choose_adam(config):
-    block = config.get("optimizer", {})
-    settings = block.setdefault("params", {}) if block else {}
-    if block.get("type", "").lower() not in ("adam", "adamw") or "torch_adam" in settings:
+def choose_adam(config, settings):
+    """Write torch_adam into a config that names Adam and leaves it open, where FusedAdam does not compile."""
+    block = config.get("optimizer")
+    if not block or settings.optimizer.lower() not in ("adam", "adamw") or settings.torch_adam is not None:
         return
-    if offload_devices(config)[0] != "none":
+    if settings.offload_optimizer != "none":
         return  # DeepSpeed takes its own CPU Adam for offloaded states
     fused, reason = fused_adam(accelerator().device_name())
     if not fused:
-        settings["torch_adam"] = True
+        block["params"] = (block.get("params") or {}) | {"torch_adam": True}
     if torch.distributed.get_rank() == 0:
         say_once(f"Optimizer: {'DeepSpeed FusedAdam' if fused else f'torch AdamW: {reason}'}.")
 
 
-def _check_precision_runs_here(config):
-    here, precision = accelerator(), config_precision(config)
+def _check_precision_runs_here(settings):
+    here, precision = accelerator(), settings.precision
     if precision == "fp16" and not here.is_fp16_supported():
         raise ConfigError(
             f'fp16 does not run on this accelerator ({here.device_name()}): build the config with precision="bf16".'
@@ -160,11 +151,11 @@ def _check_precision_runs_here(config):
         )
 
 
-def _check_client_optimizer(config, optimizer):
-    if optimizer is None or zero_stage(config) == 0:
+def _check_client_optimizer(config, settings, optimizer):
+    if optimizer is None or settings.stage == 0:
         return
     name = type(optimizer).__name__
-    if offload_devices(config)[0] != "none" and config.get("zero_force_ds_cpu_optimizer", True):
+    if settings.offload_optimizer != "none" and config.get("zero_force_ds_cpu_optimizer", True):
         from deepspeed.ops.adam import DeepSpeedCPUAdam
         from deepspeed.ops.lion import DeepSpeedCPULion
 
@@ -183,26 +174,23 @@ def _check_client_optimizer(config, optimizer):
             )
 
 
-def _check_offload_runs_here(config, model):
-    zero = config.get("zero_optimization", {})
-    for key in ("offload_optimizer", "offload_param"):
-        block = zero.get(key) or {}
-        if block.get("device") != "nvme":
+def _check_nvme_runs_here(settings, model):
+    for key, device, path in (
+        ("offload_optimizer", settings.offload_optimizer, settings.optimizer_nvme_path),
+        ("offload_param", settings.offload_param, settings.parameter_nvme_path),
+    ):
+        if device != "nvme":
             continue
-        if reason := nvme_obstacle(accelerator().device_name(), _nvme_buffer_bytes(config, model)):
+        locked = nvme_buffer_bytes(_share(model, settings.world_size), settings)
+        if reason := nvme_obstacle(accelerator().device_name(), locked):
             raise TrainingError(reason)
-        if not can_write(block["nvme_path"]):
-            raise TrainingError(f"{key}.nvme_path {block['nvme_path']} cannot be written: name a folder that you own.")
+        if not can_write(path):
+            raise TrainingError(f"{key}.nvme_path {path} cannot be written: name a folder that you own.")
 
 
-def _nvme_buffer_bytes(config, model):
-    """The buffers that NVMe offload will lock on this rank; 0 for an optimizer that the planner does not know."""
-    sizes = [getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters()]
-    try:
-        settings = read_settings(config, torch.distributed.get_world_size())
-    except ConfigError:
-        return 0
-    return nvme_buffer_bytes(shares_of(sizes, settings), settings)
+def _share(model, ranks):
+    """The elements of a rank's part of the model at stage 3, the one with NVMe, which cuts every tensor by itself."""
+    return sum(-(-getattr(p, "ds_numel", p.numel()) // ranks) for p in model.parameters())
 
 
 def _one_sentence(error):

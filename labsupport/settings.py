@@ -27,7 +27,7 @@ class Settings(NamedTuple):
     accumulation_dtype: str = "fp32"  # in which gradients are added up; by default the precision
     master_bytes: int = 4  # a master weight
     state_bytes: int = 4  # one of the optimizer's states
-    states: int = 2  # how many of them a parameter has
+    states: int | None = 2  # how many of them a parameter has; None: unknown, of an optimizer not in STATES_OF
     optimizer: str = "AdamW"
     torch_adam: bool | None = None  # None: left open, and the machine decides
     micro_batch_size: int = 1
@@ -48,7 +48,9 @@ class Settings(NamedTuple):
     max_reuse_distance: int = 1_000_000_000
     parameter_buffers: int = 5  # offload_param.buffer_count, for NVMe
     parameter_buffer_size: int = 100_000_000
+    parameter_nvme_path: str | None = None
     optimizer_buffers: int = 4  # offload_optimizer.buffer_count, for NVMe
+    optimizer_nvme_path: str | None = None
 
     @property
     def parameter_bytes(self):
@@ -67,7 +69,7 @@ class Settings(NamedTuple):
 
 
 def read_settings(config, world_size=None):
-    """Return the Settings of a ds_config on `world_size` ranks; raises ConfigError as validate_config does.
+    """Check a ds_config on `world_size` ranks and return its Settings; raises ConfigError as validate_config does.
 
     Without world_size it follows from a complete batch triple, else it is 1.
     """
@@ -84,12 +86,9 @@ def read_settings(config, world_size=None):
             f"train_batch_size {batch} is too small for {world_size} ranks: give at least one sample a rank and step."
         )
     precision, stage = config_precision(config), zero_stage(config)
-    optimizer = config.get("optimizer", {})
-    name, optimizer_offload, parameter_offload = (
-        optimizer.get("type", "AdamW"),
-        zero.get("offload_optimizer") or {},
-        zero.get("offload_param") or {},
-    )
+    optimizer = config.get("optimizer") or {}
+    name, parameters = optimizer.get("type", "AdamW"), optimizer.get("params") or {}
+    optimizer_offload, parameter_offload = zero.get("offload_optimizer") or {}, zero.get("offload_param") or {}
     low = any(half.get(key) for key in ("bf16_master_weights_and_grads", "fp16_master_weights_and_grads"))
     of_optimizer, of_parameters = offload_devices(config)
     _check_low_precision(stage, low, bool(half.get("bf16_optimizer_states")), of_optimizer)
@@ -100,9 +99,8 @@ def read_settings(config, world_size=None):
         "accumulation_dtype": data_types.get("grad_accum_dtype") or precision,
         "master_bytes": 2 if low else 4,
         "state_bytes": 2 if half.get("bf16_optimizer_states") else 4,
-        "states": _states(name, optimizer.get("params", {})),
         "optimizer": name,
-        "torch_adam": optimizer.get("params", {}).get("torch_adam"),
+        "torch_adam": parameters.get("torch_adam"),
         "micro_batch_size": micro,
         "accumulation_steps": steps,
         "offload_optimizer": of_optimizer,
@@ -112,7 +110,9 @@ def read_settings(config, world_size=None):
         "overlap_comm": zero["overlap_comm"] if zero.get("overlap_comm") is not None else stage == 3,
         "parameter_buffers": parameter_offload.get("buffer_count"),
         "parameter_buffer_size": parameter_offload.get("buffer_size"),
+        "parameter_nvme_path": parameter_offload.get("nvme_path"),
         "optimizer_buffers": optimizer_offload.get("buffer_count"),
+        "optimizer_nvme_path": optimizer_offload.get("nvme_path"),
         **{field: zero.get(key) for field, key in _ZERO_KEYS.items()},
     }
     # DeepSpeed takes 5e8 for 500000000, so elements may arrive as floats.
@@ -120,7 +120,8 @@ def read_settings(config, world_size=None):
     given = {key: value for key, value in values.items() if value is not None}
     for key in elements & given.keys():
         _require_elements(key, given[key], at_least=1 if key == "reduce_bucket_size" else 0)
-    return Settings(**{key: int(value) if key in elements else value for key, value in given.items()})
+    given = {key: int(value) if key in elements else value for key, value in given.items()}
+    return Settings(states=_states(name, parameters), **given)
 
 
 _STAGE_3_KEYS = ("prefetch_bucket_size", "persistence_threshold", "max_live_parameters", "max_reuse_distance")
@@ -164,9 +165,7 @@ def _require_elements(name, value, at_least):
 def _states(name, parameters):
     if name == "SGD":
         return 1 if parameters.get("momentum") else 0
-    if name not in STATES_OF:
-        raise ConfigError(f"The planner does not know the optimizer {name!r}: it knows SGD, {', '.join(STATES_OF)}.")
-    return STATES_OF[name]
+    return STATES_OF.get(name)
 
 
 FP32 = 4
@@ -174,16 +173,16 @@ FP32 = 4
 NVME_ALIGNMENT_BYTES = 1024
 
 
-def nvme_buffer_bytes(shares, s):
-    """Return the pinned host buffers through which NVMe offload reads and writes.
+def nvme_buffer_bytes(share, s):
+    """Return the bytes of the pinned host buffers through which NVMe offload reads and writes.
 
-    The optimizer's: offload_optimizer.buffer_count of the largest sub-group in fp32; the parameters':
-    offload_param.buffer_count times buffer_size (runtime/swap_tensor, optimizer_utils.py and
-    partitioned_param_swapper.py).
+    share: the elements of a rank's part of the model. The optimizer's: offload_optimizer.buffer_count of the largest
+    sub-group in fp32; the parameters': offload_param.buffer_count times buffer_size (runtime/swap_tensor,
+    optimizer_utils.py and partitioned_param_swapper.py).
     """
     optimizer = parameters = 0
     if s.offload_optimizer == "nvme":
-        optimizer = s.optimizer_buffers * aligned(min(shares.share, s.sub_group_size) * FP32)
+        optimizer = s.optimizer_buffers * aligned(min(share, s.sub_group_size) * FP32)
     if s.offload_param == "nvme":
         parameters = s.parameter_buffers * aligned(s.parameter_buffer_size * s.parameter_bytes)
     return optimizer + parameters

@@ -10,6 +10,7 @@ import rank_work
 
 from labsupport.engine import LAUNCHER_VARIABLES, free_port
 from labsupport.machine.hardware import describe_machine
+from labsupport.settings import Settings
 
 
 def on_ranks(two_ranks, function, *arguments, **options):
@@ -41,15 +42,6 @@ def test_what_only_deepspeed_finds_wrong_is_one_sentence_too(two_ranks):
     assert name == "ConfigError" and "reduce_buckets" in text
     name, text = on_ranks(two_ranks, "initialize_raw", {"train_batch_size": 7})
     assert name == "ConfigError" and "world_size 2" in text
-
-
-def test_an_nvme_folder_that_cannot_be_written_is_refused(two_ranks, tmp_path):
-    if not describe_machine().nvme:
-        pytest.skip("libaio is not installed")
-    (tmp_path / "file").write_text("")
-    config = rank_work.fp32_config(3, offload_optimizer="nvme", nvme_path=str(tmp_path / "file" / "below"))
-    name, text = on_ranks(two_ranks, "initialize_raw", config)
-    assert name == "TrainingError" and "cannot be written" in text
 
 
 ONE_RANK = """
@@ -126,8 +118,8 @@ def test_bf16_is_refused_on_a_gpu_that_only_emulates_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla T4")
     with pytest.raises(ConfigError, match=r"only emulated on this GPU \(Tesla T4\).*fp16"):
-        engine._check_precision_runs_here({"bf16": {"enabled": True}})
-    engine._check_precision_runs_here({"fp16": {"enabled": True}})
+        engine._check_precision_runs_here(Settings(precision="bf16"))
+    engine._check_precision_runs_here(Settings(precision="fp16"))
 
 
 def test_a_full_gpu_is_told_in_one_sentence_by_the_trainer(two_ranks):
@@ -149,9 +141,60 @@ def test_nvme_offload_from_a_gpu_needs_the_toolkit(monkeypatch, tmp_path):
 
     monkeypatch.setattr(hardware, "nvme_is_available", lambda: True)
     monkeypatch.setattr(torch.utils.cpp_extension, "CUDA_HOME", None)
-    monkeypatch.setattr(engine, "_nvme_buffer_bytes", lambda *_: 0)
-    config = rank_work.fp32_config(3, offload_optimizer="nvme", nvme_path=str(tmp_path))
-    engine._check_offload_runs_here(config, None)
+    settings = Settings(stage=3, offload_optimizer="nvme", optimizer_nvme_path=str(tmp_path))
+    engine._check_nvme_runs_here(settings, torch.nn.Linear(2, 1))
     monkeypatch.setattr(engine, "accelerator", Accelerator)
     with pytest.raises(TrainingError, match="needs the CUDA toolkit"):
-        engine._check_offload_runs_here(config, None)
+        engine._check_nvme_runs_here(settings, torch.nn.Linear(2, 1))
+
+
+def test_the_buffers_that_nvme_locks_are_those_of_the_planner():
+    from labsupport import engine
+    from labsupport.memory.planner import plan
+    from labsupport.models import build_model, preset_named
+    from labsupport.settings import nvme_buffer_bytes, read_settings
+
+    config = rank_work.fp32_config(3, offload_optimizer="nvme", offload_param="nvme") | {"train_batch_size": 12}
+    model = build_model("tiny")
+    for ranks in (1, 2, 3):
+        planned = plan("tiny", config, world_size=ranks)
+        locked = nvme_buffer_bytes(engine._share(model, ranks), read_settings(config, ranks))
+        assert locked == planned.nvme_buffer_bytes > 4 * 4 * preset_named("tiny").parameters // ranks
+
+
+def with_optimizer(name, stage, **options):
+    config = rank_work.fp32_config(stage, **options)
+    return config | {"optimizer": {"type": name}, "zero_allow_untested_optimizer": True}
+
+
+@pytest.mark.parametrize("name", ["Adagrad", "RMSprop"])  # one that the planner knows, and one that it does not
+def test_whatever_the_optimizer_it_trains(two_ranks, name):
+    for first, *_, last in two_ranks.run(rank_work.losses_with, with_optimizer(name, 2)):
+        assert last < first
+
+
+@pytest.mark.parametrize("name", ["Adagrad", "RMSprop"])
+def test_whatever_the_optimizer_its_nvme_buffers_are_counted(two_ranks, name, tmp_path):
+    """A linear layer's weight of 2 and bias of 1, on 2 ranks: 2 numbers a buffer, which takes 1024 bytes."""
+    config = with_optimizer(name, 3, offload_optimizer="nvme", nvme_path=str(tmp_path))
+    assert two_ranks.run(rank_work.nvme_buffers_looked_at, config) == [4 * 1024] * 2
+
+
+@pytest.mark.parametrize("name", ["Adagrad", "RMSprop"])
+def test_an_nvme_folder_that_cannot_be_written_is_refused(two_ranks, name, tmp_path):
+    if not describe_machine().nvme:
+        pytest.skip("libaio is not installed")
+    (tmp_path / "file").write_text("")
+    config = with_optimizer(name, 3, offload_optimizer="nvme", nvme_path=str(tmp_path / "file" / "below"))
+    error, text = on_ranks(two_ranks, "initialize_raw", config)
+    assert error == "TrainingError" and "cannot be written" in text
+
+
+@pytest.mark.parametrize("name", ["Adagrad", "RMSprop"])
+def test_whatever_the_optimizer_the_precision_is_checked(two_ranks, name):
+    from deepspeed.accelerator import get_accelerator
+
+    if get_accelerator().is_fp16_supported():
+        pytest.skip("this processor runs fp16")
+    error, text = on_ranks(two_ranks, "initialize_raw", with_optimizer(name, 2, precision="fp16"))
+    assert error == "ConfigError" and 'precision="bf16"' in text

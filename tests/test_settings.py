@@ -3,6 +3,8 @@
 import pytest
 
 from labsupport.errors import ConfigError
+from labsupport.memory.planner import plan
+from labsupport.models import preset_named
 from labsupport.settings import Settings, read_settings
 
 BASE = {"train_micro_batch_size_per_gpu": 4}
@@ -59,6 +61,24 @@ def test_the_batch_triple_is_completed(config, ranks, expected):
     assert (settings.micro_batch_size, settings.accumulation_steps) == expected
 
 
+def test_every_optimizer_is_read_and_only_the_planner_refuses():
+    for block, states in (
+        ({"type": "AdamW"}, 2),
+        ({"type": "SGD"}, 0),
+        ({"type": "SGD", "params": {"momentum": 0.9}}, 1),
+        ({"type": "Shampoo", "params": None}, None),
+    ):
+        config = {**BASE, "optimizer": block}
+        settings = read_settings(config, 2)
+        assert (settings.optimizer, settings.states) == (block["type"], states)
+        if states is None:
+            with pytest.raises(ConfigError, match=r"not know the optimizer 'Shampoo': it can describe SGD, Adam.*\.$"):
+                plan("tiny", config, world_size=2)
+        else:
+            held = plan("tiny", config, world_size=2).held("at rest")["optimizer states"]
+            assert held // (4 * preset_named("tiny").parameters) == states
+
+
 def test_ranks_follow_from_a_whole_triple():
     config = {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 2}
     assert read_settings(config).world_size == 4
@@ -90,7 +110,6 @@ def test_precision_offload_and_low_precision_states_are_read():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"optimizer": {"type": "Shampoo"}}, "does not know the optimizer 'Shampoo'"),
         ({"zero_optimization": {"stage": 2, "reduce_bucket_size": -1}}, "reduce_bucket_size is -1"),
         ({"zero_optimization": {"stage": 3, "stage3_max_live_parameters": "many"}}, "max_live_parameters is 'many'"),
         ({"bf16": {"enabled": True, "bf16_optimizer_states": True}, "zero_optimization": {"stage": 2}}, "on alone"),

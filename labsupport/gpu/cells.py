@@ -155,9 +155,10 @@ def hugging_face(cell, device):
     from labsupport.config import config_precision
     from labsupport.corpus import ByteWindows
     from labsupport.engine import choose_adam
+    from labsupport.settings import read_settings
 
     config = json.loads(json.dumps(cell["config"]))
-    choose_adam(config)
+    choose_adam(config, read_settings(config, cell["world_size"]))
     settings, precision = config["optimizer"]["params"], config_precision(config)
     marks, steps = [], cell["steps"]
 

@@ -16,14 +16,12 @@ import tempfile
 
 from labsupport.config import config_precision, create_deepspeed_config, merge_configs, offload_devices, zero_stage
 from labsupport.errors import TrainingError
-from labsupport.gpu.cells import WARM_UP_WINDOWS, micro_batch_size, shape_of
+from labsupport.gpu.cells import WARM_UP_WINDOWS, micro_batch_size
 from labsupport.machine.probes import locking_obstacle, processor_computes_fp16
 from labsupport.measure import agreement
-from labsupport.memory.model_states import shares_of
 from labsupport.memory.planner import plan
 from labsupport.memory.room import ALLOWANCE_BYTES, last_that_holds
 from labsupport.models import PRESETS, preset_named
-from labsupport.settings import nvme_buffer_bytes
 from labsupport.step_time.flops import MATRIX_SIZE
 
 MODELS = ("1.3b", "300m", "85m", "10m", "1m", "tiny")  # from large to small, all GPT-2
@@ -262,12 +260,11 @@ STRATEGIES = (
 def _fits(tier, cell, limit):
     planned = agreement.predict(cell, tier.accelerator)
     host, disk = tier.environment["host_memory_bytes"], shutil.disk_usage(tier.nvme_path).free
-    shares = shares_of(shape_of(cell).tensor_sizes, planned.settings)
     return (
         planned.place_bytes("peak", "GPU") <= limit
         and tier.ranks * planned.host_bytes("peak") <= HOST_ROOM * host
         and tier.ranks * planned.place_bytes("at rest", "NVMe") <= HOST_ROOM * disk
-        and not locking_obstacle(nvme_buffer_bytes(shares, planned.settings))
+        and not locking_obstacle(planned.nvme_buffer_bytes)
     )
 
 

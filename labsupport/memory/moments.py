@@ -54,7 +54,7 @@ def resting_bytes(shares, s, device, stepped, fused):
         (states, "master weights", rounded(terms.master_bytes(shares, s))),
         (of_adam, "optimizer states", adam if stepped or at_once else 0),
         (device, "communication buckets", on_device + (terms.bucket_bytes(shares, s) if s.stage == 3 else 0)),
-        (pinned, "communication buckets", on_host + nvme_buffer_bytes(shares, s)),
+        (pinned, "communication buckets", on_host + nvme_buffer_bytes(shares.share, s)),
         (device, "gathered parameters", terms.persistent_bytes(shares, s, device == "GPU") if stepped else 0),
     ):
         places[place][role] = places[place].get(role, 0) + count

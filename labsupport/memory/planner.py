@@ -19,7 +19,7 @@ from labsupport.memory.moments import (
     moments_of,
 )
 from labsupport.models import Preset, preset_named
-from labsupport.settings import Settings, read_settings
+from labsupport.settings import STATES_OF, Settings, nvme_buffer_bytes, read_settings
 
 
 class Plan(NamedTuple):
@@ -30,6 +30,7 @@ class Plan(NamedTuple):
     moments: dict
     peak_phase: str  # "forward", "backward" or "step"
     collectives: dict  # {collective: message bytes} of one optimizer step, as messages.py has them
+    nvme_buffer_bytes: int  # of the host's memory, which NVMe offload locks for its buffers on a rank
 
     @property
     def sent_bytes(self):
@@ -91,6 +92,11 @@ def plan(
     if shape is None:
         require_count("parameters", model)
     settings = read_settings(config if config is not None else choices_config(**choices), world_size)
+    if settings.states is None:
+        raise ConfigError(
+            f"The planner does not know the optimizer {settings.optimizer!r}: it can describe SGD, "
+            f"{', '.join(STATES_OF)}."
+        )
     activations = NOTHING
     if shape is not None:
         tokens = shape.longest_sequence if sequence_length is None else sequence_length
@@ -117,7 +123,8 @@ def plan(
         checkpointed_layers=shape.layers if shape and activation_checkpointing else 0,
         tied_embedding=shape is not None and shape.architecture == "gpt2",
     )
-    return Plan(shares.parameters, settings, moments, phase, collectives)
+    locked = nvme_buffer_bytes(shares.share, settings)
+    return Plan(shares.parameters, settings, moments, phase, collectives, locked)
 
 
 def choices_config(

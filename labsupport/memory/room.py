@@ -19,10 +19,8 @@ from labsupport.machine.probes import (
     nvme_is_available,
     processor_computes_fp16,
 )
-from labsupport.memory.model_states import shares_of
 from labsupport.memory.planner import plan
 from labsupport.models import preset_named
-from labsupport.settings import nvme_buffer_bytes
 from labsupport.wording import gibibytes, ranks_in_words
 
 # A CUDA context, cuBLAS's and NCCL's own buffers: outside the allocator, so outside every plan. An allowance,
@@ -104,7 +102,7 @@ def obstacle(config, model, ranks, accelerator=None, *, sequence_length=128, act
     return (
         _too_many_ranks(ranks, accelerator)
         or _precision_refused(planned.settings.precision, accelerator)
-        or _nvme_refused(planned, model)
+        or _nvme_refused(planned)
         or too_large(planned, model, accelerator)
     )
 
@@ -123,7 +121,7 @@ def _precision_refused(precision, accelerator):
     return ""
 
 
-def _nvme_refused(planned, model):
+def _nvme_refused(planned):
     on_nvme = sum(planned.moments["at rest"].get("NVMe", {}).values()) * planned.settings.world_size
     if "nvme" not in (planned.settings.offload_optimizer, planned.settings.offload_param):
         return ""
@@ -133,8 +131,7 @@ def _nvme_refused(planned, model):
     free = shutil.disk_usage(folder).free
     if on_nvme > free:
         return f"The files would take {gibibytes(on_nvme)} in {folder}, and {gibibytes(free)} are free there."
-    shares = shares_of(preset_named(model).tensor_sizes, planned.settings)
-    return locking_obstacle(nvme_buffer_bytes(shares, planned.settings))
+    return locking_obstacle(planned.nvme_buffer_bytes)
 
 
 def too_large(planned, model, accelerator):

@@ -152,6 +152,30 @@ def initialize_raw(config):
     initialize_deepspeed(torch.nn.Linear(2, 1), config)
 
 
+def losses_with(config, steps=4):
+    """Train on one and the same batch with a config and return the loss of each step."""
+    from labsupport import DeepSpeedTrainer
+    from labsupport.models import build_model
+
+    trainer = DeepSpeedTrainer(build_model("tiny"), config)
+    batch = next(iter(loader(trainer.engine.train_micro_batch_size_per_gpu())))
+    return [trainer.train_step(batch) for _ in range(steps)]
+
+
+def nvme_buffers_looked_at(config):
+    """How many bytes of buffers the engine asks about, on a machine that refuses NVMe offload."""
+    from unittest import mock
+
+    from labsupport import engine
+    from labsupport.errors import TrainingError
+
+    try:
+        with mock.patch.object(engine, "nvme_obstacle", lambda _, locked_bytes: f"{locked_bytes}"):
+            engine.initialize_deepspeed(torch.nn.Linear(2, 1), config)
+    except TrainingError as refused:
+        return int(str(refused))
+
+
 def accumulate(stage, style):
     """Two micro-batches with gradients 1 and 3, SGD with lr 1, accumulation 2; return the weight's change and
     how many updates DeepSpeed says that it applied."""
