@@ -51,12 +51,13 @@ def create_deepspeed_config(
 
     stage: ZeRO stage, 0 to 3. precision: "fp16", "bf16" or "fp32"; where given it wins over `fp16`.
     train_batch_size: samples per optimizer step over all ranks; micro_batch_size: samples per rank per
-    forward pass; with world_size (ranks) the three must multiply. offload_optimizer, offload_param: False,
+    forward pass; with world_size (ranks) the three must multiply. train_batch_size None is left out: DeepSpeed infers
+    it from the others, on any number of ranks. offload_optimizer, offload_param: False,
     "cpu", "nvme", or True, which means "nvme" where nvme_path is given and "cpu" elsewhere.
     scheduler: None, "WarmupLR", "WarmupDecayLR" or "WarmupCosineLR", counted in optimizer steps.
     gradient_clipping: largest global gradient norm; 0.0 turns clipping off (left out, DeepSpeed clips at 1.0).
     grad_accum_dtype: "fp32" keeps accumulated bf16 gradients in fp32. bucket_size: elements per
-    communication bucket; DeepSpeed's own 5e8 takes gigabytes even for a tiny model.
+    communication bucket; DeepSpeed's own 5e8, which None leaves as it is, takes gigabytes even for a tiny model.
     activation_checkpointing writes the block that `deepspeed.checkpointing` reads; a transformers model needs
     `model.activation_checkpointing_enable()` as well.
 
@@ -72,14 +73,15 @@ def create_deepspeed_config(
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
             raise ConfigError(f"{name} is {value!r}: give a number of at least 0.")
 
+    whole = {"train_batch_size": train_batch_size} if train_batch_size is not None else {}
     config = {
-        "train_batch_size": train_batch_size,
+        **(whole or {"train_micro_batch_size_per_gpu": micro_batch_size}),
         "gradient_accumulation_steps": gradient_accumulation_steps,
         "gradient_clipping": gradient_clipping,
         "optimizer": {"type": optimizer, "params": {"lr": lr, "weight_decay": weight_decay}},
         "zero_optimization": {"stage": stage, **_bucket_settings(stage, bucket_size)},
     }
-    if micro_batch_size is None:
+    if micro_batch_size is None and whole:
         micro_batch_size = _inferred_micro_batch_size(config, world_size)
     if micro_batch_size is not None:
         config["train_micro_batch_size_per_gpu"] = micro_batch_size
@@ -203,6 +205,8 @@ def config_precision(config):
 
 
 def _bucket_settings(stage, bucket_size):
+    if bucket_size is None:
+        return {}
     # DeepSpeed aligns its buckets to pairs of elements and refuses an odd size late, in an assertion.
     if isinstance(bucket_size, bool) or not isinstance(bucket_size, int | float) or bucket_size < 2 or bucket_size % 2:
         raise ConfigError(f"bucket_size is {bucket_size!r}: give an even number of elements, for example 1000000.")

@@ -123,6 +123,17 @@ def test_defaults_are_the_documented_ones():
     assert config_precision(create_deepspeed_config(fp16=True, precision="bf16")) == "bf16"
 
 
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_what_is_none_is_left_to_deepspeed(parse, stage):
+    config = create_deepspeed_config(
+        stage, train_batch_size=None, micro_batch_size=3, gradient_accumulation_steps=2, bucket_size=None, world_size=5
+    )
+    assert "train_batch_size" not in config and config["zero_optimization"] == {"stage": stage}
+    assert parse(config, 5).train_batch_size == 30 and parse(config, 7).train_batch_size == 42
+    with pytest.raises(ConfigError, match="names no batch size"):
+        create_deepspeed_config(stage, train_batch_size=None)
+
+
 SIZE = st.none() | st.integers(0, 200)
 BUILDABLE = st.fixed_dictionaries(
     {"stage": st.integers(0, 3), "precision": st.sampled_from(["fp16", "bf16", "fp32"])},

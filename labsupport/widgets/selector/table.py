@@ -12,7 +12,7 @@ import itertools
 import math
 from collections import Counter
 
-from labsupport.config import create_deepspeed_config
+from labsupport.config import create_deepspeed_config, merge_configs
 from labsupport.errors import ConfigError
 from labsupport.machine.cards import CARDS
 from labsupport.memory import model_states
@@ -61,32 +61,27 @@ def config_for(choice):
     tenths of that, and ten times the hidden size (transformers, integrations/deepspeed.py). train_batch_size
     is left out, and DeepSpeed infers it.
     """
-    shape, stage, micro_batch_size = preset_named(choice["model"]), choice["stage"], choice["micro_batch_size"]
+    shape, stage = preset_named(choice["model"]), choice["stage"]
     config = create_deepspeed_config(
         stage,
         precision=choice["precision"],
         world_size=choice["world_size"],
-        micro_batch_size=micro_batch_size,
+        micro_batch_size=choice["micro_batch_size"],
         gradient_accumulation_steps=choice["accumulation"],
-        train_batch_size=micro_batch_size * choice["accumulation"] * choice["world_size"],
+        train_batch_size=None,
         offload_optimizer=_device(choice["offload_optimizer"]),
         offload_param=_device(choice["offload_param"]),
         nvme_path=NVME_PATH,
-        gradient_clipping=1.0,
+        bucket_size=None,
     )
     square = shape.hidden_size**2
-    zero = config["zero_optimization"]
-    zero.pop("allgather_bucket_size", None)  # DeepSpeed 0.19.8 does not use it
-    if stage:
-        zero["reduce_bucket_size"] = square
+    buckets = {"reduce_bucket_size": square} if stage else {}
     if stage == 3:
-        zero["stage3_prefetch_bucket_size"] = int(0.9 * square)
-        zero["stage3_param_persistence_threshold"] = 10 * shape.hidden_size
+        buckets["stage3_prefetch_bucket_size"] = int(0.9 * square)
+        buckets["stage3_param_persistence_threshold"] = 10 * shape.hidden_size
     if choice["offload_param"] == "nvme":
-        zero["offload_param"]["buffer_size"] = max(shape.tensor_sizes)
-    del config["train_batch_size"]
-    batch = {name: config.pop(name) for name in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")}
-    return batch | config
+        buckets["offload_param"] = {"buffer_size": max(shape.tensor_sizes)}
+    return merge_configs(config, {"zero_optimization": buckets})
 
 
 def plan_of(choice):
