@@ -3,11 +3,10 @@
     python benchmarks/agreement.py                 # all cells; goes on where an interrupted run stopped
     python benchmarks/agreement.py --only 3 17     # some cells, printed and not recorded
 
-Writes labsupport/recorded/agreement.json. Until then each finished cell is kept in _build/agreement.json.
+Writes labsupport/recorded/agreement.json. Until then each finished cell is kept in _build/agreement.jsonl.
 """
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -19,10 +18,10 @@ from labsupport.config import offload_devices
 from labsupport.machine.hardware import describe_machine
 from labsupport.measure import agreement
 from labsupport.ranks.notebook import Ranks
-from labsupport.records import record
+from labsupport.records import UnfinishedRecord, record
 
 ROOT = Path(__file__).parent.parent
-PROGRESS = ROOT / "_build" / "agreement.json"
+UNFINISHED = ROOT / "_build" / "agreement.jsonl"
 
 
 def main():
@@ -33,23 +32,21 @@ def main():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     cells = agreement.cells()
     wanted = options.only or range(len(cells))
-    kept = [] if options.only else _progress(cells)
-    missing = [number for number in wanted if not any(entry["cell"] == cells[number] for entry in kept)]
+    kept = UnfinishedRecord(UNFINISHED, "cell")
+    missing = [number for number in wanted if options.only or kept.entry_of(cells[number]) is None]
     started = time.monotonic()
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="run") as bar:
         for world_size in (1, 2, 4):
             numbers = [number for number in missing if cells[number]["world_size"] == world_size]
             for number, result in _measure([cells[number] for number in numbers], numbers, world_size):
                 entry = {"cell": cells[number], "measured": result}
-                kept.append(entry)
                 bar.update()
                 tqdm.write(line(number, entry))
                 if not options.only:
-                    PROGRESS.parent.mkdir(exist_ok=True)
-                    PROGRESS.write_text(json.dumps(kept))
+                    kept.add(entry)
     if options.only:
         return
-    kept.sort(key=lambda entry: cells.index(entry["cell"]))
+    runs = [kept.entry_of(cell) for cell in cells]
     path = record(
         "agreement",
         command="make measure",
@@ -58,10 +55,10 @@ def main():
         seed=0,
         warm_up=2,
         counted=1,
-        measured={"seconds": round(time.monotonic() - started), "runs": kept},
+        measured={"seconds": round(time.monotonic() - started), "runs": runs},
     )
-    PROGRESS.unlink()
-    print(f"Recorded {len(kept)} runs in {path}.")
+    kept.forget()
+    print(f"Recorded {len(runs)} runs in {path}.")
 
 
 def _measure(cells, numbers, world_size):
@@ -79,12 +76,6 @@ def _measure(cells, numbers, world_size):
             yield number, result
     finally:
         ranks.stop()
-
-
-def _progress(cells):
-    """The finished cells of an interrupted run, those that are still wanted."""
-    entries = json.loads(PROGRESS.read_text()) if PROGRESS.exists() else []
-    return [entry for entry in entries if entry["cell"] in cells]
 
 
 def line(number, entry):

@@ -4,11 +4,10 @@
     python benchmarks/selector_runs.py --only 3 17     # some of them, printed and not recorded
 
 Each is trained as the selector's "Run it" trains it, by LiveTraining, on CPU ranks. Writes
-labsupport/recorded/selector_runs.json; until then each finished run is kept in _build/selector_runs.json.
+labsupport/recorded/selector_runs.json; until then each finished run is kept in _build/selector_runs.jsonl.
 """
 
 import argparse
-import json
 import os
 from pathlib import Path
 
@@ -16,13 +15,13 @@ from tqdm import tqdm
 
 from labsupport.errors import TrainingError
 from labsupport.ranks.live_training import LiveTraining, obstacle
-from labsupport.records import record
+from labsupport.records import UnfinishedRecord, record
 from labsupport.runs import WARM_UP_STEPS
 from labsupport.widgets.selector.runs import STEPS, label, run_arguments
 from labsupport.widgets.selector.table import DEFAULT
 
 ROOT = Path(__file__).parent.parent
-PROGRESS = ROOT / "_build" / "selector_runs.json"
+UNFINISHED = ROOT / "_build" / "selector_runs.jsonl"
 LEFT_OUT = ("config", "versions", "hardware")  # of a result: the record says them once, and the config a run
 
 
@@ -71,20 +70,19 @@ def main():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     every = choices()
     wanted = [every[number] for number in options.only] if options.only else every
-    kept = [] if options.only else [entry for entry in _progress() if entry["choice"] in wanted]
-    missing = [choice for choice in wanted if choice not in [entry["choice"] for entry in kept]]
-    with tqdm(total=len(wanted), initial=len(kept), unit="run") as bar:
+    kept = UnfinishedRecord(UNFINISHED, "choice")
+    missing = [choice for choice in wanted if options.only or kept.entry_of(choice) is None]
+    with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="run") as bar:
         for choice in missing:
-            kept.append(train(choice, bar))
+            entry = train(choice, bar)
             bar.update()
-            tqdm.write(line(kept[-1]))
+            tqdm.write(line(entry))
             if not options.only:
-                PROGRESS.parent.mkdir(exist_ok=True)
-                PROGRESS.write_text(json.dumps(kept))
+                kept.add(entry)
     if options.only:
         return
-    kept.sort(key=lambda entry: every.index(entry["choice"]))
-    hardware = "; ".join(sorted({entry.pop("hardware") for entry in kept}))
+    runs = [kept.entry_of(choice) for choice in every]
+    hardware = "; ".join(sorted({run.pop("hardware") for run in runs}))
     path = record(
         "selector_runs",
         command="python benchmarks/selector_runs.py",
@@ -93,14 +91,10 @@ def main():
         seed=0,
         warm_up=WARM_UP_STEPS,
         counted=STEPS - WARM_UP_STEPS,
-        measured={"runs": kept},
+        measured={"runs": runs},
     )
-    PROGRESS.unlink()
-    print(f"Recorded {len(kept)} runs in {path}.")
-
-
-def _progress():
-    return json.loads(PROGRESS.read_text()) if PROGRESS.exists() else []
+    kept.forget()
+    print(f"Recorded {len(runs)} runs in {path}.")
 
 
 def line(entry):

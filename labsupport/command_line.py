@@ -2,9 +2,9 @@
 
 import argparse
 import json
-from pathlib import Path
 
 from labsupport.errors import LabError
+from labsupport.records import write_whole
 
 
 class OneSentenceParser(argparse.ArgumentParser):
@@ -17,8 +17,6 @@ class OneSentenceParser(argparse.ArgumentParser):
 def write_json(path, result):
     """Write the result whole or not at all; raises LabError where the path cannot be written."""
     try:
-        part = Path(f"{path}.part")
-        part.write_text(json.dumps(result, indent=1) + "\n")
-        part.replace(path)
+        write_whole(path, json.dumps(result, indent=1) + "\n")
     except OSError as error:
         raise LabError(f"Cannot write the result to {path}: {error.strerror.lower()}; choose another file.") from None

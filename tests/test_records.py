@@ -5,7 +5,7 @@ import json
 import pytest
 
 from labsupport.errors import LabError
-from labsupport.records import FOLDER, REQUIRED, read_record, record
+from labsupport.records import FOLDER, REQUIRED, UnfinishedRecord, read_record, record, write_whole
 
 
 def test_what_is_recorded_is_read_back_with_its_provenance(tmp_path):
@@ -29,3 +29,36 @@ def test_every_committed_record_is_whole(path):
     content = read_record(path.stem)
     assert all(content[key] not in (None, "") for key in REQUIRED)
     assert set(content["versions"]) >= {"python", "torch", "deepspeed"}
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    write_whole(path, "first")
+
+    def full(self, text, **_):
+        with open(self, "w") as file:
+            file.write(text[:2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(path, "second")
+    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_unfinished_record_goes_on_where_it_stopped_and_keeps_one_entry_for_each_wish(tmp_path):
+    path = tmp_path / "made" / "runs.jsonl"
+    kept = UnfinishedRecord(path, "cell")
+    for entry in (
+        {"cell": {"a": 1, "b": 2}, "loss": 3.0},
+        {"cell": {"a": 2}, "loss": 4.0},
+        {"cell": {"a": 2}, "loss": 5.0},
+    ):
+        kept.add(entry)
+    again = UnfinishedRecord(path, "cell")
+    assert again.entry_of({"b": 2, "a": 1})["loss"] == 3.0 and again.entry_of({"a": 2})["loss"] == 5.0
+    assert again.entry_of({"a": 3}) is None and len(path.read_text().splitlines()) == 2
+    path.write_text(path.read_text()[:-5])  # cut by an interruption
+    assert UnfinishedRecord(path, "cell").entry_of({"a": 2}) is None
+    again.forget()
+    assert UnfinishedRecord(path, "cell").entry_of({"b": 2, "a": 1}) is None

@@ -12,6 +12,8 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
+from labsupport.records import write_whole
+
 NAMED_BY = "DEEPSPEED_COURSE_PROGRESS"
 
 
@@ -51,9 +53,7 @@ def record(exercise_id, passed):
             entry["attempts"] += 1
             if passed and not entry["passed_utc"]:
                 entry["passed_utc"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            fresh = file.with_suffix(".new")
-            fresh.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-            fresh.replace(file)  # a reader of the file sees the old one or the new one, never half of one
+            write_whole(file, json.dumps(entries, indent=1) + "\n")
     except (OSError, TimeoutError) as error:
         return f"Your progress was not written to {file} ({error}): the verdict above holds all the same."
     if problem:
