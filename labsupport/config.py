@@ -15,6 +15,7 @@ from labsupport.config_checks import (
     BATCH_KEYS,
     OFFLOAD_DEVICES,
     PRECISIONS,
+    require_number,
     require_positive_integer,
     require_stage,
     validate_config,
@@ -70,8 +71,7 @@ def create_deepspeed_config(
     if precision not in PRECISIONS:
         raise ConfigError(f"precision is {precision!r}: choose one of {', '.join(PRECISIONS)}.")
     for name, value in (("lr", lr), ("weight_decay", weight_decay), ("gradient_clipping", gradient_clipping)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-            raise ConfigError(f"{name} is {value!r}: give a number of at least 0.")
+        require_number(name, value)
 
     whole = {"train_batch_size": train_batch_size} if train_batch_size is not None else {}
     config = {
@@ -208,7 +208,8 @@ def _bucket_settings(stage, bucket_size):
     if bucket_size is None:
         return {}
     # DeepSpeed aligns its buckets to pairs of elements and refuses an odd size late, in an assertion.
-    if isinstance(bucket_size, bool) or not isinstance(bucket_size, int | float) or bucket_size < 2 or bucket_size % 2:
+    require_number("bucket_size", bucket_size, at_least=2, what="number of elements")
+    if bucket_size % 2:
         raise ConfigError(f"bucket_size is {bucket_size!r}: give an even number of elements, for example 1000000.")
     elements = int(bucket_size)
     if stage == 0:

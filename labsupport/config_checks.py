@@ -155,6 +155,12 @@ def require_positive_integer(name, value):
         raise ConfigError(f"{name} is {value!r}: give a whole number of at least 1.")
 
 
+def require_number(name, value, at_least=0, what="number"):
+    """Raise ConfigError, naming `name`, unless `value` is a finite number of at least that; what: what to give."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not at_least <= value < math.inf:
+        raise ConfigError(f"{name} is {value!r}: give a {what} of at least {at_least}.")
+
+
 def _check_batch_triple(config, world_size):
     given = {key: config[key] for key in BATCH_KEYS if config.get(key) is not None}
     for key, value in given.items():
@@ -190,9 +196,3 @@ def _check_batch_triple(config, world_size):
             f"{' times a whole number' if free else ''}: set train_batch_size to {product if not free else nearest}, "
             "or leave it out and DeepSpeed infers it."
         )
-
-
-def require_count(name, value):
-    """Raise ConfigError, naming `name`, unless `value` is a finite number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (1 <= value < math.inf):
-        raise ConfigError(f"{name} is {value!r}: give a number of at least 1.")

@@ -30,6 +30,7 @@ from labsupport.config import (
     read_config,
     zero_stage,
 )
+from labsupport.config_checks import require_positive_integer
 from labsupport.corpus import endless_batches, text_loader
 from labsupport.engine import end_rank, initialize_deepspeed, start_distributed
 from labsupport.errors import ConfigError, LabError, TrainingError
@@ -133,10 +134,7 @@ def parse(arguments=None):
     add("--local_rank", type=int, help=argparse.SUPPRESS)  # older launchers pass it
     options = parser.parse_args(arguments)
     for name in ("steps", "micro_batch", "accumulation", "sequence_length"):
-        if getattr(options, name) < 1:
-            raise LabError(
-                f"--{name.replace('_', '-')} is {getattr(options, name)}: give a whole number of at least 1."
-            )
+        require_positive_integer(f"--{name.replace('_', '-')}", getattr(options, name))
     if options.sequence_length < 2:
         raise LabError("--sequence-length is 1: a next byte needs at least 2.")
     return options

@@ -10,7 +10,7 @@ installed DeepSpeed.
 from typing import NamedTuple
 
 from labsupport.config import config_precision, offload_devices, zero_stage
-from labsupport.config_checks import BATCH_KEYS, require_positive_integer, validate_config
+from labsupport.config_checks import BATCH_KEYS, require_number, require_positive_integer, validate_config
 from labsupport.errors import ConfigError
 
 BYTES_OF = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -119,7 +119,7 @@ def read_settings(config, world_size=None):
     elements = {"reduce_bucket_size", "allgather_bucket_size", "sub_group_size", *_STAGE_3_KEYS}
     given = {key: value for key, value in values.items() if value is not None}
     for key in elements & given.keys():
-        _require_elements(key, given[key], at_least=1 if key == "reduce_bucket_size" else 0)
+        require_number(key, given[key], 1 if key == "reduce_bucket_size" else 0, what="number of elements")
     given = {key: int(value) if key in elements else value for key, value in given.items()}
     return Settings(states=_states(name, parameters), **given)
 
@@ -155,11 +155,6 @@ def _check_low_precision(stage, masters, states, offload_optimizer):
             "16-bit master weights with fp32 optimizer states need the optimizer on the CPU, and offload_optimizer is "
             f"{offload_optimizer!r}: use device 'cpu', or bf16_optimizer_states."
         )
-
-
-def _require_elements(name, value, at_least):
-    if isinstance(value, bool) or not isinstance(value, int | float) or not at_least <= value < float("inf"):
-        raise ConfigError(f"{name} is {value!r}: give a number of elements of at least {at_least}.")
 
 
 def _states(name, parameters):

@@ -6,7 +6,7 @@ Paper: Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion 
 arXiv 1910.02054.
 """
 
-from labsupport.config_checks import require_count, require_stage
+from labsupport.config_checks import require_number, require_stage
 
 PARAMETER_BYTES = 2  # a bf16 or fp16 parameter
 GRADIENT_BYTES = 2
@@ -27,8 +27,8 @@ def model_state_bytes(parameters, stage, world_size):
 def model_state_parts(parameters, stage, world_size):
     """Return the same bytes by role: {"parameters", "gradients", "optimizer states"}, the masters in the last."""
     require_stage(stage)
-    require_count("parameters", parameters)
-    require_count("world_size", world_size)
+    require_number("parameters", parameters, at_least=1)
+    require_number("world_size", world_size, at_least=1)
     whole = {"parameters": PARAMETER_BYTES, "gradients": GRADIENT_BYTES, "optimizer states": OPTIMIZER_BYTES}
     partitioned_from = {"optimizer states": 1, "gradients": 2, "parameters": 3}
     return {

@@ -9,7 +9,7 @@ as labsupport.measure measures.
 
 from typing import NamedTuple
 
-from labsupport.config_checks import require_count, require_positive_integer
+from labsupport.config_checks import require_number, require_positive_integer
 from labsupport.errors import ConfigError
 from labsupport.memory.activations import ATTENTIONS, NOTHING, activation_bytes
 from labsupport.memory.messages import predicted_collectives, times_ddp, total_wire_bytes
@@ -90,7 +90,7 @@ def plan(
             raise ConfigError(f"{name} is {value!r}: choose {' or '.join(map(repr, known))}.")
     shape = preset_named(model) if isinstance(model, str) else model if isinstance(model, Preset) else None
     if shape is None:
-        require_count("parameters", model)
+        require_number("parameters", model, at_least=1)
     settings = read_settings(config if config is not None else choices_config(**choices), world_size)
     if settings.states is None:
         raise ConfigError(

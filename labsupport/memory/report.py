@@ -6,6 +6,7 @@ import sys
 
 from labsupport.command_line import OneSentenceParser
 from labsupport.config import read_config
+from labsupport.config_checks import require_positive_integer
 from labsupport.errors import ConfigError, LabError
 from labsupport.machine.cards import card
 from labsupport.memory.moments import MOMENTS
@@ -117,8 +118,7 @@ def _model(options):
         missing = ", ".join(f"--{name.replace('_', '-')}" for name in SHAPE if getattr(options, name) is None)
         raise ConfigError(f"The shape lacks {missing}: give all of --layers, --hidden-size, --heads, --vocabulary.")
     for name, value in zip(SHAPE, shape, strict=True):
-        if value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} is {value}: give a whole number of at least 1.")
+        require_positive_integer(f"--{name.replace('_', '-')}", value)
     layers, hidden, heads, vocabulary = shape
     if hidden % heads:
         raise ConfigError(f"--hidden-size {hidden} does not divide by --heads {heads}: give a multiple.")

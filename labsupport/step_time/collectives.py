@@ -10,6 +10,7 @@ Rabenseifner and Gropp 2005 (the ring); Rajbhandari et al. 2020, arXiv 1910.0205
 import math
 from typing import NamedTuple
 
+from labsupport.config_checks import require_stage
 from labsupport.errors import ConfigError, LabError
 
 ELEMENT_BYTES = 2  # a 16-bit parameter or gradient
@@ -76,8 +77,7 @@ def traffic(
     backward pass, only what goes beyond stage3_max_live_parameters, where the paper gathers all again. Stage 1
     reduces once a step, stages 2 and 3 in every micro-batch; stage 3 gathers matrix by matrix.
     """
-    if stage not in (0, 1, 2, 3) or isinstance(stage, bool):
-        raise ConfigError(f"ZeRO stage is {stage!r}: choose 0, 1, 2 or 3.")
+    require_stage(stage)
     whole, steps = model.parameters * element_bytes, gradient_accumulation_steps
     buckets = math.ceil(model.parameters / bucket_elements)
     if stage == 3:

@@ -8,9 +8,9 @@ the shapes); NCCL, src/graph/tuning.cc (a ring over two kinds of link); Rajbhand
 (what offload moves). What is sent and how long a collective takes stands in labsupport/step_time/collectives.py.
 """
 
-import math
 from typing import NamedTuple
 
+from labsupport.config_checks import require_number
 from labsupport.errors import ConfigError
 from labsupport.machine.cards import card, link
 from labsupport.memory.paper import model_state_bytes
@@ -263,8 +263,7 @@ def strong_scaling(
 
 def _require(**sizes):
     for name, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < math.inf:
-            raise ConfigError(f"{name} is {value!r}: give a finite number of at least 1.")
+        require_number(name, value, at_least=1)
 
 
 def _require_offload(stage, offload, offload_param):
