@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 # DeepSpeed's op builder and the ranks look for ninja and python on the PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help book test measure gpu milestone learner grade serve lab setup ops lint clean
+.PHONY: help book check test measure gpu milestone learner grade serve lab setup ops lint clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -19,9 +19,12 @@ help:  ## what can be made
 book: ops  ## run every lab and build the book in _build/html
 	$(BIN)/python book/build.py
 
+check: setup lint  ## lint, links and the tests that need no ranks, no book and no browser: under 3 minutes
+	$(BIN)/pytest tests -m "not slow" -n 2
+
 test: ops lint  ## lint, unit tests, multi-rank tests, every lab, a strict book build
-	$(BIN)/python book/build.py --fresh
-	$(BIN)/pytest tests
+	$(BIN)/python book/build.py --fresh --at-once 2
+	$(BIN)/pytest tests -n 3 --dist loadfile
 
 measure: ops  ## predicted beside measured: run all cells again and record them, 40 minutes at most
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python benchmarks/agreement.py

@@ -2,6 +2,7 @@
 
     python book/build.py            # labs that did not change, with a labsupport that did not, are not run again
     python book/build.py --fresh    # run them all
+    python book/build.py --fresh --at-once 2    # two labs at a time: sooner, and what they time is worth less
 
 nbmake runs copies of the notebooks, and the copies go into the cache that the book's build reads its outputs
 from. The book's own cache keys on code cells alone: it would keep old numbers when labsupport changes.
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import nbformat
 
+from labsupport.machine import gpu_count
+
 ROOT = Path(__file__).resolve().parent.parent
 LAB_SECONDS = 600  # one cell may wait for an op that is compiled for the first time
 
@@ -26,10 +29,11 @@ def main():
     """Run the labs, build the book, say where it is; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--fresh", action="store_true", help="run every lab, also those that did not change")
+    parser.add_argument("--at-once", type=int, default=1, help="how many labs run at a time (default 1)")
     parser.add_argument("--root", type=Path, default=ROOT, help="the course's folder")
     options = parser.parse_args()
     root = options.root.resolve()
-    status = run_labs(root, options.fresh) or build_pages(root)
+    status = run_labs(root, options.fresh, options.at_once) or build_pages(root)
     if status:
         print("error: the book was not built: the failure stands above.", file=sys.stderr)
     else:
@@ -37,7 +41,7 @@ def main():
     return status
 
 
-def run_labs(root, fresh=False):
+def run_labs(root, fresh=False, at_once=1):
     """Run copies of the labs that need it through nbmake and hand them to the book; return the exit status."""
     executed = root / "_build" / "executed"
     executed.mkdir(parents=True, exist_ok=True)
@@ -47,12 +51,15 @@ def run_labs(root, fresh=False):
         return 0
     stamp.unlink(missing_ok=True)
     labs = sorted((root / "notebooks").glob("*.ipynb"))
-    print(f"Running {len(labs)} labs, one after the other.", flush=True)
+    if gpu_count():
+        at_once = 1  # two labs on one GPU would take each other's memory
+    print(f"Running {len(labs)} labs, {'one after the other' if at_once == 1 else f'{at_once} at a time'}.", flush=True)
     # nbmake passes over every folder called _build, so the copies run elsewhere and come here afterwards.
     with tempfile.TemporaryDirectory(prefix="deepspeed-labs-") as folder:
         copies = [shutil.copy(lab, folder) for lab in labs]
         command = [sys.executable, "-m", "pytest", "--nbmake", "--overwrite", f"--nbmake-timeout={LAB_SECONDS}",
                    "-v", "--durations=0", "-p", "no:cacheprovider", f"--rootdir={folder}", *copies]  # fmt: skip
+        command += ["-n", str(at_once)] if at_once > 1 else []
         # The page shows nobody's progress: neither is the builder's own file read, nor does a lab write to it.
         environment = os.environ | {"DEEPSPEED_COURSE_PROGRESS": str(Path(folder, "progress.json"))}
         status = subprocess.run(command, cwd=root, env=environment).returncode

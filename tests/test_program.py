@@ -1,5 +1,6 @@
 """The program from the outside: its result, its sentences, its interruption."""
 
+import contextlib
 import json
 import os
 import signal
@@ -171,20 +172,19 @@ def is_alive(process):
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
-def test_a_run_that_takes_too_long_is_stopped_whole():
-    before = ranks_running()
+def test_a_run_that_takes_too_long_is_stopped_whole(monkeypatch, tmp_path):
+    monkeypatch.setenv("RUN_OF_THIS_TEST", str(tmp_path))
     with pytest.raises(TrainingError, match="took longer than 15 s"):
         run_program(["--model", "tiny", "--steps", "100000"], 2, timeout_seconds=15)
     time.sleep(1)
-    assert ranks_running() <= before
+    assert not any(started_here(process, tmp_path) for process in psutil.process_iter())
 
 
-def ranks_running():
-    return {
-        process.pid
-        for process in psutil.process_iter(["cmdline", "status"])
-        if str(PROGRAM) in (process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE
-    }
+def started_here(process, folder):
+    """Whether a process other than this one has the environment of this test's run."""
+    with contextlib.suppress(psutil.Error):
+        return process.pid != os.getpid() and process.environ().get("RUN_OF_THIS_TEST") == str(folder)
+    return False
 
 
 def test_arguments_default_to_the_documented_ones():
