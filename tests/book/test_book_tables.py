@@ -1,7 +1,6 @@
 """The tables on book/zero.md are what labsupport.memory computes."""
 
 import re
-from pathlib import Path
 
 from conftest import ROOT
 
@@ -34,25 +33,3 @@ def test_factors_are_the_formula():
 def test_communication_with_four_micro_batches_is_the_formula():
     assert [paper_elements(1, stage, 4) for stage in (1, 2, 3)] == [2, 5, 12]
     assert "stage 1 sends $2\\Psi$, stage 2 sends $5\\Psi$ and stage 3 sends $12\\Psi$" in PAGE
-
-
-def test_setup_page_quotes_the_sentences_of_set_up(monkeypatch):
-    import importlib.util
-    import shutil
-    import sys
-    import sysconfig
-
-    from labsupport.machine import preflight
-
-    page = (ROOT / "book" / "setup.md").read_text()
-    with monkeypatch.context() as bare:
-        bare.setattr(sys, "version_info", (3, 12, 3))
-        bare.setattr(sys, "version", "3.12.3 (main)")
-        bare.setattr(importlib.util, "find_spec", lambda *_: None)
-        bare.setattr(sysconfig, "get_paths", lambda *_: {"include": "/nowhere"})
-        bare.setattr(shutil, "which", lambda *_: None)
-        bare.setattr(Path, "exists", lambda *_: False)
-        sentences = preflight.missing() + preflight.notices()
-    assert len(sentences) == 5
-    for sentence in sentences:
-        assert sentence in page

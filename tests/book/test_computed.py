@@ -25,7 +25,7 @@ def test_a_block_is_markdown_or_a_figure_with_a_title_and_words(name):
         assert "No GPU has been measured" in computed_block(table)
         return
     if isinstance(content, str):
-        assert not re.search(r"\bnan\b", content) and ("|" in content or content.endswith("."))
+        assert not re.search(r"\bnan\b", content) and ("|" in content or content.endswith((".", "```\n")))
         return
     title = content.figure.layout.title.text
     assert title and content.alt.endswith(".") and re.search(r"\d", title) and " nan" not in title + content.alt
@@ -38,6 +38,15 @@ def test_what_make_gpu_will_run_fits_the_card_by_plan():
     assert [row[0] for row in rows] == list(gpu.PLANNED_CARDS)
     for name, _, *peaks in rows:
         assert all(float(peak) * 2**30 + ALLOWANCE_BYTES < card(name).memory_bytes for peak in peaks)
+
+
+def test_the_commands_of_set_up_name_the_repository_or_what_to_put_there(monkeypatch):
+    monkeypatch.delenv("BOOK_REPOSITORY_URL", raising=False)
+    for name in ("clone_command", "notebook_service_cell"):
+        assert "git clone" in computed_block(name) and "https://HOST/OWNER/REPOSITORY" in computed_block(name)
+    monkeypatch.setenv("BOOK_REPOSITORY_URL", "https://example.org/someone/course")
+    for name in ("clone_command", "notebook_service_cell"):
+        assert " https://example.org/someone/course " in computed_block(name)
 
 
 def html(figure):

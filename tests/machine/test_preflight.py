@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from labsupport.machine import preflight
+from labsupport.machine import preflight, versions
 
 
 @pytest.fixture
@@ -114,6 +114,27 @@ def test_missing_libaio_is_a_note_and_no_error(monkeypatch):
     notes = preflight.notices()
     monkeypatch.undo()
     assert len(notes) == 1 and "libaio-dev" in notes[0] and "skipped" in notes[0]
+
+
+def test_the_set_up_page_quotes_every_sentence(root, pythons, monkeypatch, tmp_path):
+    page = (root / "book" / "setup.md").read_text()
+    pythons("python3.12", "3.12.3", venv=False, headers=False, path="/usr/bin/python3.12")
+    (tmp_path / "g++").unlink()
+    sentences = [*preflight.choose()[1], preflight.choose("python3.13")[1][0].replace("3.13 does", "3.12 does")]
+    (tmp_path / "python3.12").unlink()
+    pythons("python3", "3.14.2")
+    monkeypatch.setattr(preflight, "codename", lambda: "jammy")
+    sentences.append(preflight.choose()[1][0])
+    with monkeypatch.context() as bare:
+        bare.setattr("pathlib.Path.exists", lambda path: False)
+        sentences += preflight.notices()
+    monkeypatch.syspath_prepend(root / "labsupport" / "machine")
+    import set_up
+
+    sentences += [set_up.NO_INDEX, set_up.DISK_FULL, versions.untried(versions.TRIED | {"torch": "2.12.0"}, "3.12.1")]
+    assert len(set(sentences)) == 9
+    for sentence in sentences:
+        assert sentence in page
 
 
 def test_it_runs_as_a_file_on_any_python(root):

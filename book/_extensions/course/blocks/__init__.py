@@ -6,11 +6,11 @@ from docutils import nodes
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-from course.blocks import agreement, exercises, gpu, scaling, selector
+from course.blocks import agreement, exercises, gpu, scaling, selector, set_up
 from course.blocks.block import BLOCKS
 from labsupport import records
 
-MODULES = (agreement, exercises, gpu, scaling, selector)  # importing them registers their blocks
+MODULES = (agreement, exercises, gpu, scaling, selector, set_up)  # importing them registers their blocks
 
 
 def setup(app):
