@@ -27,7 +27,7 @@ import importlib.util, json, os, platform, sys, sysconfig
 print(json.dumps({
     "path": os.path.realpath(getattr(sys, "_base_executable", sys.executable)),
     "version": platform.python_version(),
-    "venv": all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")),
+    "venv": all(getattr(importlib.util.find_spec(name), "origin", None) for name in ("venv", "ensurepip")),
     "headers": os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")),
 }))
 """

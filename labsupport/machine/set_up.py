@@ -11,6 +11,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -113,7 +114,8 @@ def _run(command, lock):
     if process.returncode == 0:
         return
     text = "\n".join(said)
-    if os.strerror(errno.ENOSPC) in text:
+    # venv does not say why the pip in it could not be installed.
+    if os.strerror(errno.ENOSPC) in text or shutil.disk_usage(str(ROOT)).free < 2**26:
         raise SetUpError(DISK_FULL)
     if any(word in text for word in OFFLINE):
         raise SetUpError(NO_INDEX)
