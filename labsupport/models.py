@@ -112,7 +112,7 @@ def build_model(preset, seed=0):
 
 def checkpoint_activations(model):
     """Let every layer of the model be recomputed in the backward pass, whatever this transformers calls that."""
-    enable = getattr(model, "activation_checkpointing_enable", None)  # transformers 5.17 has the other name alone
+    enable = getattr(model, "activation_checkpointing_enable", None)  # up to transformers 5.17 only the other name
     (enable or model.gradient_checkpointing_enable)()
 
 

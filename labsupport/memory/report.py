@@ -9,6 +9,7 @@ from labsupport.config import read_config
 from labsupport.config_checks import require_positive_integer
 from labsupport.errors import ConfigError, LabError
 from labsupport.machine.cards import card
+from labsupport.machine.versions import TRIED
 from labsupport.memory.moments import MOMENTS
 from labsupport.memory.paper import model_state_bytes
 from labsupport.memory.planner import plan
@@ -144,8 +145,8 @@ def _heading(planned):
     s = planned.settings
     ranks = "1 rank" if s.world_size == 1 else f"{s.world_size} ranks"
     return (
-        f"Predicted for rank 0 of {ranks}, DeepSpeed 0.19.8: {planned.parameters:,} parameters, stage {s.stage}, "
-        f"{s.precision}, micro-batch {s.micro_batch_size}, {s.accumulation_steps} a step."
+        f"Predicted for rank 0 of {ranks}, DeepSpeed {TRIED['deepspeed']}: {planned.parameters:,} parameters, "
+        f"stage {s.stage}, {s.precision}, micro-batch {s.micro_batch_size}, {s.accumulation_steps} a step."
     )
 
 

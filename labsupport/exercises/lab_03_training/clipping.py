@@ -76,7 +76,8 @@ MISTAKES = {
         "`or` takes 0.0 for nothing.",
     ),
     "zero stops": Mistake(
-        "You clip at 0.0 as at any other limit, and nothing would ever move. In DeepSpeed 0.0 turns clipping off."
+        "You clip at 0.0 as at any other limit, and nothing would ever move. In DeepSpeed a limit of 0.0 "
+        "turns clipping off."
     ),
     "always one": Mistake("You clip at 1.0 whatever the config says: that is the value where it says nothing."),
     "no clipping": Mistake(
