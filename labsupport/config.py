@@ -15,6 +15,7 @@ from labsupport.config_checks import (
     BATCH_KEYS,
     OFFLOAD_DEVICES,
     PRECISIONS,
+    half_precision_blocks,
     require_number,
     require_positive_integer,
     require_stage,
@@ -197,11 +198,7 @@ def offload_devices(config):
 
 def config_precision(config):
     """Return "fp16", "bf16" or "fp32", as DeepSpeed will read this config."""
-    if config.get("fp16", {}).get("enabled"):
-        return "fp16"
-    if config.get("bf16", config.get("bfloat16", {})).get("enabled"):
-        return "bf16"
-    return "fp32"
+    return next((name for name, block in half_precision_blocks(config).items() if block.get("enabled")), "fp32")
 
 
 def _bucket_settings(stage, bucket_size):

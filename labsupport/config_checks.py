@@ -134,19 +134,23 @@ def _check_precision(config):
     for key in ("fp16", "bf16", "bfloat16"):
         if not isinstance(config.get(key, {}), dict):
             raise ConfigError(f"{key} is {config[key]!r}: write a block, for example {{'enabled': true}}.")
-    fp16 = config.get("fp16", {}).get("enabled")
-    bf16 = config.get("bf16", config.get("bfloat16", {})).get("enabled")
-    if fp16 and bf16:
+    enabled = [name for name, block in half_precision_blocks(config).items() if block.get("enabled")]
+    if len(enabled) == 2:
         raise ConfigError("fp16 and bf16 are both enabled: keep one.")
     dtype = config.get("data_types", {}).get("grad_accum_dtype")
     if dtype not in (None, *PRECISIONS):
         raise ConfigError(f"data_types.grad_accum_dtype is {dtype!r}: choose one of {', '.join(PRECISIONS)}.")
-    precision = "fp16" if fp16 else "bf16" if bf16 else "fp32"
+    precision = enabled[0] if enabled else "fp32"
     if dtype not in (None, precision) and config.get("zero_optimization", {}).get("stage", 0) == 0:
         raise ConfigError(
             f"DeepSpeed refuses stage 0 with {precision} and gradients added up in {dtype}: choose stage 1, or leave "
             "grad_accum_dtype out."
         )
+
+
+def half_precision_blocks(config):
+    """Return the blocks "fp16" and "bf16" of a config, empty where there is none; DeepSpeed reads "bfloat16" too."""
+    return {"fp16": config.get("fp16", {}), "bf16": config.get("bf16", config.get("bfloat16", {}))}
 
 
 def require_positive_integer(name, value):

@@ -10,7 +10,13 @@ installed DeepSpeed.
 from typing import NamedTuple
 
 from labsupport.config import config_precision, offload_devices, zero_stage
-from labsupport.config_checks import BATCH_KEYS, require_number, require_positive_integer, validate_config
+from labsupport.config_checks import (
+    BATCH_KEYS,
+    half_precision_blocks,
+    require_number,
+    require_positive_integer,
+    validate_config,
+)
 from labsupport.errors import ConfigError
 
 BYTES_OF = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -74,7 +80,7 @@ def read_settings(config, world_size=None):
     Without world_size it follows from a complete batch triple, else it is 1.
     """
     validate_config(config, world_size)
-    zero, data_types, half = config.get("zero_optimization", {}), config.get("data_types", {}), _half_block(config)
+    zero, data_types = config.get("zero_optimization", {}), config.get("data_types", {})
     batch, micro, steps = (config.get(key) for key in BATCH_KEYS)
     if world_size is None:
         world_size = batch // (micro * steps) if batch and micro and steps else 1
@@ -86,6 +92,7 @@ def read_settings(config, world_size=None):
             f"train_batch_size {batch} is too small for {world_size} ranks: give at least one sample a rank and step."
         )
     precision, stage = config_precision(config), zero_stage(config)
+    half = half_precision_blocks(config).get(precision, {})
     optimizer = config.get("optimizer") or {}
     name, parameters = optimizer.get("type", "AdamW"), optimizer.get("params") or {}
     optimizer_offload, parameter_offload = zero.get("offload_optimizer") or {}, zero.get("offload_param") or {}
@@ -136,12 +143,6 @@ _ZERO_KEYS = {
     "max_live_parameters": "stage3_max_live_parameters",
     "max_reuse_distance": "stage3_max_reuse_distance",
 }
-
-
-def _half_block(config):
-    return {"fp16": config.get("fp16", {}), "bf16": config.get("bf16", config.get("bfloat16", {}))}.get(
-        config_precision(config), {}
-    )
 
 
 def _check_low_precision(stage, masters, states, offload_optimizer):
