@@ -99,6 +99,12 @@ def read_record(name, folder=FOLDER):
     return content
 
 
+def provenance(record):
+    """Return where, when and with what a record was measured, in words: what every page says beside its numbers."""
+    found = ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version)
+    return f"{record['hardware']}; {found}; commit {record['commit']}, {record['date'][:10]}"
+
+
 def commit():
     """The commit that is measured, with a + where the working tree has other changes than records; or "unknown"."""
     others = ["--", ":/", f":(top,exclude)labsupport/{FOLDER.name}"]

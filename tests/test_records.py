@@ -5,7 +5,7 @@ import json
 import pytest
 
 from labsupport.errors import LabError
-from labsupport.records import FOLDER, REQUIRED, UnfinishedRecord, read_record, record, write_whole
+from labsupport.records import FOLDER, REQUIRED, UnfinishedRecord, provenance, read_record, record, write_whole
 
 
 def test_what_is_recorded_is_read_back_with_its_provenance(tmp_path):
@@ -62,3 +62,13 @@ def test_an_unfinished_record_goes_on_where_it_stopped_and_keeps_one_entry_for_e
     assert UnfinishedRecord(path, "cell").entry_of({"a": 2}) is None
     again.forget()
     assert UnfinishedRecord(path, "cell").entry_of({"b": 2, "a": 1}) is None
+
+
+def test_provenance_names_the_hardware_the_versions_the_commit_and_the_date():
+    content = {
+        "hardware": "2 cores",
+        "versions": {"torch": "2", "driver": None},
+        "commit": "abc+",
+        "date": "2026-01-02T03",
+    }
+    assert provenance(content) == "2 cores; torch 2; commit abc+, 2026-01-02"

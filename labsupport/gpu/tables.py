@@ -11,7 +11,7 @@ from labsupport.errors import LabError
 from labsupport.gpu.cells import micro_batch_size, shape_of
 from labsupport.measure import agreement
 from labsupport.memory.messages import total_wire_bytes
-from labsupport.records import FOLDER, read_record
+from labsupport.records import FOLDER, provenance, read_record
 from labsupport.step_time.flops import H100_BF16_FLOPS, utilisation
 
 GIB = 2**30
@@ -35,12 +35,8 @@ def not_measured(suites):
 
 def stamp(record):
     """Return one line that says where and when a record was measured, and with what."""
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version)
     counted = f"median of {record['counted']} after {record['warm_up']} of warm-up"
-    return (
-        f"Measured: `{record['command']}`, {record['hardware']}; {versions}; {counted}; commit {record['commit']}, "
-        f"{record['date'][:10]}."
-    )
+    return f"Measured: `{record['command']}`, {provenance(record)}; {counted}."
 
 
 def gpu_name(record):
