@@ -7,7 +7,7 @@ Each run trains a preset on the standard library's text, on real ranks, through 
 
 from labsupport.memory.planner import plan
 from labsupport.memory.roles import memory_held
-from labsupport.records import read_record
+from labsupport.records import provenance, read_record
 from labsupport.widgets.selector.table import config_for
 
 STEPS = 40  # optimizer steps
@@ -75,10 +75,6 @@ def label(choice):
 def recorded_runs():
     """Return {"provenance": a sentence, "runs": [shown_run]} of labsupport/recorded/selector_runs.json."""
     record = read_record("selector_runs")
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    provenance = (
-        f"Measured on {record['hardware']}, {record['date'][:10]}, commit {record['commit']}, {versions}: "
-        f"{STEPS} steps of samples of {SEQUENCE_LENGTH} bytes, shorter than the ones above."
-    )
+    steps = f"{STEPS} steps of samples of {SEQUENCE_LENGTH} bytes, shorter than the ones above"
     runs = [shown_run(run["choice"], run["result"]) for run in record["measured"]["runs"]]
-    return {"provenance": provenance, "runs": runs}
+    return {"provenance": f"Measured on {provenance(record)}: {steps}.", "runs": runs}
