@@ -98,3 +98,13 @@ def tab(browser):
     context.close()
     assert errors == []
     assert away == []
+
+
+STARTS_SOMETHING = {"two_ranks", "site", "browser", "tab"}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark as slow what a fixture makes slow; files that start ranks themselves say so with `pytestmark`."""
+    for item in items:
+        if STARTS_SOMETHING & set(item.fixturenames):
+            item.add_marker("slow")

@@ -12,6 +12,8 @@ import rank_work
 from labsupport import deepspeed_trainer
 from labsupport.exercises.verify import verify
 
+pytestmark = pytest.mark.slow
+
 
 def test_milestone_deepspeed_training():
     module = Path(os.environ.get("MODULE") or deepspeed_trainer.__file__)

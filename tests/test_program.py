@@ -17,6 +17,8 @@ from labsupport.launch.hostfile import check_hostfile
 from labsupport.launch.launcher import PROGRAM, launcher_command, launcher_environment, run_program
 from labsupport.wording import banner
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["--model", "tiny", "--steps", "12", "--sequence-length", "32"]
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+pytestmark = pytest.mark.slow
+
 HEAD = "**Goal:** to be built.\n\n**Time:** 1 minute."
 GOOD, BAD = "print('seven times six is', 7 * 6)", "assert 1 == 2, 'planted'"
 

@@ -15,6 +15,8 @@ from labsupport.exercises.lab_01_config.broken import config_to_mend
 from labsupport.exercises.lab_01_config.read import config_to_read
 from labsupport.exercises.verify import verify
 
+pytestmark = pytest.mark.slow
+
 WRONG = [
     pytest.param(exercise, name, answer, id=f"{exercise.id}-{name}-{number}".replace(" ", "-"))
     for exercise in EXERCISES

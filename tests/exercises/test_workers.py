@@ -20,6 +20,8 @@ from labsupport.exercises.catalog import find
 from labsupport.exercises.exercise import NOT_ATTEMPTED, Verdict
 from labsupport.exercises.verify import _workers, stop_workers, verify
 
+pytestmark = pytest.mark.slow
+
 ALONE = next(exercise.id for exercise in EXERCISES if exercise.id == "04-bytes")  # a function, without ranks
 TOGETHER = "03-train-step"
 GOOD_BATCH = {"train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 3}

@@ -23,6 +23,8 @@ from labsupport.measure import agreement
 from labsupport.memory.messages import total_wire_bytes
 from labsupport.records import FOLDER, REQUIRED, read_record
 
+pytestmark = pytest.mark.slow
+
 WITHOUT_A_GPU = pytest.mark.skipif(machine.has_gpu_device(), reason="this machine has a GPU")
 
 

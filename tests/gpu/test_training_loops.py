@@ -3,6 +3,8 @@
 import pytest
 import rank_work
 
+pytestmark = pytest.mark.slow
+
 STEPS = 4
 
 

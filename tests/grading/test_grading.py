@@ -12,6 +12,8 @@ from conftest import ROOT
 from labsupport.errors import LabError
 from labsupport.grading.grade import COLUMNS, grade_folder, main
 
+pytestmark = pytest.mark.slow
+
 RIGHT = 'batch_config = {"train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 3}'
 CHECK = 'check("01-batch", batch_config)'
 MARK = "deepspeed-course-orphan"

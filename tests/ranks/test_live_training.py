@@ -20,6 +20,8 @@ from labsupport.memory.planner import plan
 from labsupport.memory.roles import ROLES
 from labsupport.ranks.live_training import LiveTraining, failure
 
+pytestmark = pytest.mark.slow
+
 STEPS, LENGTH, LONG = 12, 32, 100_000
 CONFIG = create_deepspeed_config(3, precision="fp32", world_size=2, micro_batch_size=4, train_batch_size=8, lr=1e-3)
 MARK = "LIVE_TRAINING_TEST"

@@ -12,6 +12,8 @@ import pytest
 from labsupport.errors import LabError, TrainingError
 from labsupport.ranks.notebook import Ranks, start_ranks
 
+pytestmark = pytest.mark.slow
+
 
 def who():
     import os
