@@ -7,9 +7,17 @@ import pytest
 from labsupport.machine import hardware
 
 
-def test_without_a_cuda_compiler_torchs_adam_is_chosen():
-    fused, reason = hardware.fused_adam("cuda")  # there is no nvcc that matches a CPU build of torch
-    assert not fused and reason
+@pytest.mark.parametrize(("cuda", "words"), [(None, "built without CUDA"), ("13.0", "install the CUDA toolkit 13.0")])
+def test_without_a_cuda_compiler_torchs_adam_is_chosen(monkeypatch, cuda, words):
+    import torch.utils.cpp_extension
+
+    # Whatever torch and toolkit this machine has: pip brings a torch for CUDA to machines without a GPU too.
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.utils.cpp_extension, "CUDA_HOME", None)
+    hardware._fused_adam_on_cuda.cache_clear()
+    fused, reason = hardware.fused_adam("cuda")
+    hardware._fused_adam_on_cuda.cache_clear()
+    assert not fused and words in reason
 
 
 @pytest.mark.parametrize(
