@@ -18,7 +18,8 @@ NOTEBOOK_SERVICE = """\
 !git clone --quiet {address} deepspeed-course
 %pip install --quiet ./deepspeed-course
 %cd deepspeed-course/notebooks
-!python -m labsupport.machine.ops
+import sys
+!{{sys.executable}} -m labsupport.machine.ops
 ```
 """
 
