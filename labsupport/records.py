@@ -2,7 +2,7 @@
 
     python -c "from labsupport.records import read_record; print(read_record('trainer_overhead')['measured'])"
 
-A page loads a record and says on which hardware it was taken.
+A page loads a record and says on which hardware it was taken. What the fields hold stands in recorded/schema.json.
 """
 
 import contextlib
@@ -16,7 +16,8 @@ from pathlib import Path
 from labsupport.errors import LabError
 
 FOLDER = Path(__file__).with_name("recorded")
-REQUIRED = ("command", "config", "hardware", "versions", "commit", "date", "seed", "warm_up", "counted", "measured")
+SCHEMA = FOLDER / "schema.json"
+REQUIRED = tuple(json.loads(SCHEMA.read_text())["required"])
 
 
 def record(name, command, config, hardware, seed, warm_up, counted, measured, more_versions=None, folder=FOLDER):
@@ -86,11 +87,16 @@ class UnfinishedRecord:
         return json.dumps(wanted, sort_keys=True)
 
 
+def record_names(folder=FOLDER):
+    """Return the names of the records in a folder, in alphabetical order."""
+    return sorted(file.stem for file in Path(folder).glob("*.json") if file.name != SCHEMA.name)
+
+
 def read_record(name, folder=FOLDER):
     """Return a recorded measurement as a dict; raises LabError where it is missing or has lost its provenance."""
     path = Path(folder, f"{name}.json")
     if not path.exists():
-        known = ", ".join(sorted(file.stem for file in Path(folder).glob("*.json"))) or "none"
+        known = ", ".join(record_names(folder)) or "none"
         raise LabError(f"There is no recorded measurement {name!r}: there are {known}.")
     content = json.loads(path.read_text())
     missing = [key for key in REQUIRED if key not in content]

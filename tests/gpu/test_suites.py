@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from conftest import ROOT
+from recorded_schema import faults
 
 from labsupport.errors import TrainingError
 from labsupport.gpu import figures
@@ -21,7 +22,7 @@ from labsupport.gpu.suites import SUITES, Tier, next_size_down
 from labsupport.machine import probes as machine
 from labsupport.measure import agreement
 from labsupport.memory.messages import total_wire_bytes
-from labsupport.records import FOLDER, REQUIRED, read_record
+from labsupport.records import read_record, record_names
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +42,7 @@ def dry_run(tmp_path_factory):
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_suite_runs_and_records_where_it_came_from(dry_run, suite):
     record = read_record(f"gpu_{suite}", dry_run)
-    assert set(REQUIRED) <= set(record) and record["hardware"].startswith("DRY RUN, no measurement")
+    assert faults(f"gpu_{suite}", record) == [] and record["hardware"].startswith("DRY RUN, no measurement")
     assert {"cuda", "driver"} <= set(record["versions"])
     assert record["measured"]["cells"] and all("error" not in entry for entry in record["measured"]["cells"])
 
@@ -125,8 +126,8 @@ def test_without_a_gpu_a_lab_measures_nothing_here():
 
 
 def test_no_dry_run_is_recorded_as_a_measurement():
-    for path in FOLDER.glob("*.json"):
-        assert not read_record(path.stem)["hardware"].startswith("DRY RUN"), path.name
+    for name in record_names():
+        assert not read_record(name)["hardware"].startswith("DRY RUN"), name
 
 
 @pytest.mark.parametrize("suite", ["grid", "memory", "offload"])

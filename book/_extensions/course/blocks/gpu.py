@@ -13,18 +13,18 @@ from labsupport.gpu.suites import Tier
 from labsupport.gpu.tables import gpu_record, not_measured, stamp
 from labsupport.machine.cards import card
 from labsupport.memory.planner import plan
-from labsupport.records import FOLDER, read_record
+from labsupport.records import read_record, record_names
 
 
 @block
 def every_record():
     """Every recorded measurement: the command that repeats it, the hardware, the versions, the commit and the date."""
     lines = []
-    for path in sorted(FOLDER.glob("*.json")):
-        record = read_record(path.stem)
+    for name in record_names():
+        record = read_record(name)
         versions = record["versions"]
         lines.append(
-            f"- `{path.stem}`, by `{record['command']}`: {record['hardware']}; torch {versions['torch']}, DeepSpeed "
+            f"- `{name}`, by `{record['command']}`: {record['hardware']}; torch {versions['torch']}, DeepSpeed "
             f"{versions['deepspeed']}; commit `{record['commit']}`, {record['date'][:10]}."
         )
     return "\n".join(lines)
