@@ -1,7 +1,7 @@
 """One version of DeepSpeed in the text: what a page, lab or docstring names is what constraints.txt pins.
 
 A sentence about another version says so: since, until, before, after, from, to or than right before it, or
-"fixed in", "changed in", "added in", "removed in".
+"fixed in", "changed in", "added in", "removed in", "not tried with".
 """
 
 import re
@@ -17,7 +17,9 @@ NAMED = re.compile(rf"\b({'|'.join(PACKAGES)})\b(?: |==|['\"]: ['\"])v?({NUMBER}
 BARE = re.compile(r"(?<!deepspeed )(?<![\w.=>])0\.\d\d\.\d+", re.IGNORECASE)  # what looks like one of DeepSpeed
 BUILD = re.compile(r"(?<![\w.])(\d+\.\d+\.\d+)\+(?:cpu|cu\d+)")  # what looks like one of torch
 PINNED = re.compile(r"(?<![\w-])([\w.-]+)==([\w.]+)")
-HISTORY = re.compile(r"(?:\b(?:since|until|before|after|from|to|than)|\b(?:fixed|changed|added|removed) in) $")
+HISTORY = re.compile(
+    r"(?:\b(?:since|until|before|after|from|to|than)|\b(?:fixed|changed|added|removed) in|\bnot tried with) $"
+)
 TOP = ("README.md", "CONTRIBUTING.md", "Makefile", "_config.yml")
 FILES = sorted(
     path
@@ -76,7 +78,7 @@ def test_another_version_is_found_with_its_line(wrong):
     [
         f"DeepSpeed {PINS['deepspeed']}, {PINS['deepspeed']}'s own, torch {PINS['torch']}+cpu",
         f"PyTorch {PINS['torch'].rpartition('.')[0]}.",
-        "since DeepSpeed 0.18.3, from 0.17.6 to 0.18.2, fixed in 0.19.4, until PyTorch 2.6",
+        "since DeepSpeed 0.18.3, from 0.17.6 to 0.18.2, fixed in 0.19.4, until PyTorch 2.6, not tried with torch 2.12",
         "127.0.0.1 and 10.0.0.1; doi 10.1016/j.jpdc.2008.09.002; Python 3.12.3; 0.25 of it; torch>=2.8",
     ],
 )
