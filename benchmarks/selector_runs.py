@@ -17,7 +17,7 @@ from labsupport.errors import TrainingError
 from labsupport.ranks.live_training import LiveTraining, obstacle
 from labsupport.records import UnfinishedRecord, record
 from labsupport.runs import WARM_UP_STEPS
-from labsupport.widgets.selector.runs import STEPS, label, run_arguments
+from labsupport.widgets.selector.runs import STEPS, live_run
 from labsupport.widgets.selector.table import DEFAULT
 
 ROOT = Path(__file__).parent.parent
@@ -44,22 +44,23 @@ def choices():
 
 def train(choice, bar):
     """Train one choice to its end and return its entry; raises TrainingError where it does not get there."""
-    arguments, events = run_arguments(choice) | {"accelerator": "cpu"}, []
-    if reason := obstacle(**{name: value for name, value in arguments.items() if name != "steps"}):
+    run, events = live_run(choice), []
+    if reason := obstacle(run, "cpu"):
         raise TrainingError(reason)
 
     def follow(event):
         events.append(event)
         bar.set_postfix_str(f"loss {event['loss']:.3f}" if event["event"] == "step" else event["event"])
 
-    run = LiveTraining(**arguments, on_event=follow)
-    run.start()
-    if run.wait() != "ended":
-        raise TrainingError(f"{label(choice)}: {events[-1].get('message', run.state)}\n{events[-1].get('output', '')}")
+    training = LiveTraining(run, steps=STEPS, accelerator="cpu", on_event=follow)
+    training.start()
+    if training.wait() != "ended":
+        reason = f"{events[-1].get('message', training.state)}\n{events[-1].get('output', '')}"
+        raise TrainingError(f"{run.in_words()}: {reason}")
     result = events[-1]["result"]
     rounded = {name: [round(value, 4) for value in result[name]] for name in ("losses", "step_seconds")}
     kept = {name: value for name, value in (result | rounded).items() if name not in LEFT_OUT}
-    return {"choice": choice, "config": arguments["config"], "result": kept, "hardware": result["hardware"]}
+    return {"choice": choice, "config": run.config, "result": kept, "hardware": result["hardware"]}
 
 
 def main():
@@ -101,7 +102,7 @@ def line(entry):
     """One line about a run: what was chosen and what came of it."""
     result = entry["result"]
     return (
-        f"{label(entry['choice'])}: loss {result['initial_loss']:.2f} to {result['final_loss']:.2f}, "
+        f"{live_run(entry['choice']).in_words()}: loss {result['initial_loss']:.2f} to {result['final_loss']:.2f}, "
         f"{result['samples_per_second']:.1f} samples/s, peak {sum(result['peak'].values()) / 2**20:.1f} MiB, "
         f"{result['times_ddp']:.2f} times DDP"
     )

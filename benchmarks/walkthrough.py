@@ -19,12 +19,12 @@ def main():
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     runs = walkthrough.runs()
     recorded = []
-    for world_size in sorted({run["world_size"] for run in runs}):
+    for world_size in sorted({run.world_size for run in runs}):
         ranks = Ranks(world_size, "cpu")
         try:
-            for run in (run for run in runs if run["world_size"] == world_size):
+            for run in (run for run in runs if run.world_size == world_size):
                 recorded.append(walkthrough.join(run, ranks.run(walkthrough.record_step, run)))
-                print(f"stage {run['stage']} on {world_size} ranks: {len(recorded[-1]['frames'])} frames", flush=True)
+                print(f"{run.in_words()}: {len(recorded[-1]['frames'])} frames", flush=True)
         finally:
             ranks.stop()
     path = record(

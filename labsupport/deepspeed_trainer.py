@@ -39,11 +39,11 @@ from labsupport.launch.processes import end_with_the_launcher
 from labsupport.machine.hardware import describe_machine
 from labsupport.measure.ledger import held_by_place
 from labsupport.measure.report import Events, measure
-from labsupport.memory.planner import plan
+from labsupport.memory.planner import plan_of
 from labsupport.memory.room import too_large
 from labsupport.models import PRESETS, build_model, checkpoint_activations, compile_layers, count_parameters
 from labsupport.records import versions
-from labsupport.runs import WARM_UP_STEPS
+from labsupport.runs import WARM_UP_STEPS, Run
 from labsupport.settings import read_settings
 from labsupport.trainer import DeepSpeedTrainer
 from labsupport.wording import banner, ranks_in_words
@@ -153,9 +153,10 @@ def train(options):
     preset = preset_for(options, machine)
     config = make_config(options, machine, world_size)
     say(f"Machine: {machine}.")
-    say(f"Model: {preset}, {ranks_in_words(world_size)}, stage {zero_stage(config)}, {config_precision(config)}.")
+    training_run = Run(preset, config, world_size, options.sequence_length, options.activation_checkpointing)
+    say(f"Run: {training_run.in_words()}.")
     if rank == 0 and machine.accelerator == "cuda":
-        _require_memory(options, preset, config, world_size)
+        _require_memory(training_run)
     trainer = DeepSpeedTrainer(make_model(options, preset, config, say), config)
     engine, accumulation = trainer.engine, trainer.engine.gradient_accumulation_steps()
     training, validation = batches(options, engine.train_micro_batch_size_per_gpu(), rank, world_size)
@@ -210,18 +211,11 @@ def make_config(options, machine, world_size):
     )
 
 
-def _require_memory(options, preset, config, world_size):
-    """Raise TrainingError where the planner says that this run does not fit, before minutes go into finding out."""
-    if read_settings(config, world_size).states is None:
+def _require_memory(run):
+    """Raise TrainingError where the planner says that a run does not fit, before minutes go into finding out."""
+    if read_settings(run.config, run.world_size).states is None:
         return  # an optimizer that the planner cannot describe
-    planned = plan(
-        preset,
-        config,
-        world_size=world_size,
-        sequence_length=options.sequence_length,
-        activation_checkpointing=options.activation_checkpointing,
-    )
-    if reason := too_large(planned, preset, "cuda"):
+    if reason := too_large(plan_of(run), run.model_in_words, "cuda"):
         raise TrainingError(reason)
 
 

@@ -90,8 +90,9 @@ def ops(_cell, _device):
 def memory(cell, _device):
     """What the ledger counts at the four moments of a step, as labsupport.measure.agreement measures it."""
     from labsupport.measure.agreement import measure
+    from labsupport.runs import Run
 
-    return measure(cell)
+    return measure(Run.from_dict(cell))
 
 
 def speed(cell, device):

@@ -12,9 +12,11 @@ from labsupport.gpu.tables import (
     stamp,
 )
 from labsupport.measure import agreement
+from labsupport.memory.planner import plan_of
 from labsupport.memory.roles import ROLES
 from labsupport.plots import grouped_bars, roles_side_by_side
 from labsupport.records import FOLDER
+from labsupport.runs import Run
 
 
 class Note:
@@ -41,7 +43,7 @@ def memory_by_stage(suite="grid", folder=FOLDER):
         place = "GPU" if accelerator == "cuda" else "host"
         name = name_of(entry).replace(", ", "<br>")
         measured[name] = {role: result["moments"]["peak"][place].get(role, 0) for role in ROLES}
-        predicted[name] = agreement.predict(entry["cell"], accelerator).moments["peak"][place]
+        predicted[name] = plan_of(Run.from_dict(entry["cell"]), accelerator).moments["peak"][place]
     totals = {name: sum(roles.values()) for name, roles in measured.items()}
     least, most = min(totals, key=totals.get), max(totals, key=totals.get)
     title = f"{_plain(least)} peaks at {totals[least] / GIB:.2f} GiB, {_plain(most)} at {totals[most] / GIB:.2f} GiB"

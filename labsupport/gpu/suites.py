@@ -19,9 +19,11 @@ from labsupport.errors import TrainingError
 from labsupport.gpu.cells import WARM_UP_WINDOWS, micro_batch_size
 from labsupport.machine.probes import locking_obstacle, processor_computes_fp16
 from labsupport.measure import agreement
-from labsupport.memory.planner import plan
+from labsupport.measure.agreement import small_run
+from labsupport.memory.planner import plan, plan_of
 from labsupport.memory.room import ALLOWANCE_BYTES, last_that_holds
 from labsupport.models import PRESETS, preset_named
+from labsupport.runs import Run
 from labsupport.step_time.flops import MATRIX_SIZE
 
 MODELS = ("1.3b", "300m", "85m", "10m", "1m", "tiny")  # from large to small, all GPT-2
@@ -159,25 +161,23 @@ def memory(tier):
     sizes = {"model": "tiny" if tier.dry_run else "85m", "world_size": tier.ranks,
              "bucket_size": 20_000 if tier.dry_run else 20_000_000}  # fmt: skip
     low = tier.precisions[0]
-    runs = [agreement.cell(stage, low, accumulation=2, note="2 micro-batches a step", **sizes) for stage in range(4)]
-    runs += [
-        agreement.cell(stage, low, checkpointing=True, note="activation checkpointing", **sizes) for stage in (0, 3)
-    ]
-    runs += [agreement.cell(3, low, more=agreement.RELEASE, note="parameters released after use", **sizes)]
+    runs = [small_run(stage, low, accumulation=2, note="2 micro-batches a step", **sizes) for stage in range(4)]
+    runs += [small_run(stage, low, checkpointing=True, note="activation checkpointing", **sizes) for stage in (0, 3)]
+    runs += [small_run(3, low, more=agreement.RELEASE, note="parameters released after use", **sizes)]
     if low == "bf16":
-        runs += [
-            agreement.cell(stage, grad_accum_dtype="fp32", note="fp32 accumulation", **sizes) for stage in (1, 2, 3)
-        ]
+        runs += [small_run(stage, grad_accum_dtype="fp32", note="fp32 accumulation", **sizes) for stage in (1, 2, 3)]
     runs += [
-        agreement.cell(stage, low, accumulation=2, offload_optimizer="cpu", note="optimizer on the CPU", **sizes)
+        small_run(stage, low, accumulation=2, offload_optimizer="cpu", note="optimizer on the CPU, 2 micro-batches",
+                  **sizes)
         for stage in (1, 2, 3)
-    ]
-    length = {"sequence_length": 32 if tier.dry_run else 512}
-    for run in runs:
-        if "offload_optimizer" not in run["config"]["zero_optimization"]:
-            run["config"] = merge_configs(run["config"], tier.adam)
-        _low_scale(run["config"])
-    return [{"kind": "memory"} | run | length for run in tier.some(runs, each=6)]
+    ]  # fmt: skip
+    length = 32 if tier.dry_run else 512
+    cells = []
+    for run in tier.some(runs, each=6):
+        adam = tier.adam if "offload_optimizer" not in run.config["zero_optimization"] else {}
+        run = run._replace(config=_low_scale(merge_configs(run.config, adam)), sequence_length=length)
+        cells.append({"kind": "memory"} | run.as_dict())
+    return cells
 
 
 def speed(tier):
@@ -258,7 +258,7 @@ STRATEGIES = (
 
 
 def _fits(tier, cell, limit):
-    planned = agreement.predict(cell, tier.accelerator)
+    planned = plan_of(Run.from_dict(cell), tier.accelerator)
     host, disk = tier.environment["host_memory_bytes"], shutil.disk_usage(tier.nvme_path).free
     return (
         planned.place_bytes("peak", "GPU") <= limit
@@ -342,7 +342,7 @@ def line(entry):
     for name, ratio in result.get("median_ratio_to_by_hand", {}).items():
         words.append(f"{name} {ratio:.3f} of by hand")
     if "moments" in result:
-        compared = agreement.compare(entry["cell"], result, agreement.accelerator_of(result))
+        compared = agreement.compare(Run.from_dict(entry["cell"]), result, agreement.accelerator_of(result))
         states = max(abs(error) for *_, error in compared["states"].values())
         words.append(f"planner {states:.1%} off in model states, {compared['peak'][2]:+.1%} at the peak")
     return ", ".join(words) or "done"

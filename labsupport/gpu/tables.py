@@ -12,6 +12,7 @@ from labsupport.gpu.cells import micro_batch_size, shape_of
 from labsupport.measure import agreement
 from labsupport.memory.messages import total_wire_bytes
 from labsupport.records import FOLDER, provenance, read_record
+from labsupport.runs import Run
 from labsupport.step_time.flops import H100_BF16_FLOPS, utilisation
 
 GIB = 2**30
@@ -120,7 +121,8 @@ def memory_table(record):
     for entry in entries(record):
         if "moments" not in entry["measured"]:
             continue
-        compared = agreement.compare(entry["cell"], entry["measured"], agreement.accelerator_of(entry["measured"]))
+        run, result = Run.from_dict(entry["cell"]), entry["measured"]
+        compared = agreement.compare(run, result, agreement.accelerator_of(result))
         states = max((error for *_, error in compared["states"].values()), key=abs)
         _, peak, error = compared["peak"]
         bad = abs(states) > agreement.STATE_TOLERANCE or abs(error) > agreement.PEAK_TOLERANCE

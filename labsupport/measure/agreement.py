@@ -1,23 +1,23 @@
 """Predicted beside measured: real runs of DeepSpeed, each with what the planner says about it.
 
-`make measure` runs all CELLS and records them; tests run a few; the book and the lab show them.
+`make measure` trains all of `runs` and records them; tests train a few; the book and the lab show them.
 """
 
 from labsupport.config import create_deepspeed_config, merge_configs
 from labsupport.memory.messages import times_ddp
 from labsupport.memory.moments import MOMENTS
-from labsupport.memory.planner import plan
+from labsupport.memory.planner import plan_of
 from labsupport.memory.roles import MODEL_STATES
-from labsupport.models import preset_named
+from labsupport.runs import Run
 
 RESTING = MOMENTS[:3]
 STATE_TOLERANCE, PEAK_TOLERANCE = 0.03, 0.10
-SEQUENCE_LENGTH, MICRO_BATCH_SIZE = 64, 2
+MICRO_BATCH_SIZE = 2
 LOW_PRECISION = {"bf16": {"bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}}
 RELEASE = {"zero_optimization": {"stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0}}
 
 
-def cell(
+def small_run(
     stage,
     precision="bf16",
     world_size=2,
@@ -31,7 +31,7 @@ def cell(
     note="",
     more=None,
 ):
-    """Return one run to measure: everything about it as plain data; `more` is laid over the config."""
+    """Return a Run that is quick to measure. accumulation: micro-batches a step; more: laid over the config."""
     config = create_deepspeed_config(
         stage,
         precision=precision,
@@ -44,70 +44,51 @@ def cell(
         offload_param=offload_param or False,
         bucket_size=bucket_size,
     )
-    return {
-        "model": model,
-        "world_size": world_size,
-        "checkpointing": checkpointing,
-        "note": note,
-        "config": merge_configs(config, more or {}),
-    }
+    return Run(model, merge_configs(config, more or {}), world_size, activation_checkpointing=checkpointing, note=note)
 
 
-def cells(accelerator="cpu"):
-    """Return the covering set: at most 80 runs, on a GPU some in fp16 in place of fp32."""
+def runs(accelerator="cpu"):
+    """Return the covering set: at most 80 Runs, on a GPU some in fp16 in place of fp32."""
     found = []
     for world_size in (1, 2, 4):
         other = "fp16" if accelerator == "cuda" and world_size != 2 else "fp32"
         for stage in range(4):
-            found += [cell(stage, precision, world_size) for precision in (other, "bf16")]
-        found += [cell(stage, "bf16", world_size, "10m") for stage in range(4)]
+            found += [small_run(stage, precision, world_size) for precision in (other, "bf16")]
+        found += [small_run(stage, "bf16", world_size, "10m") for stage in range(4)]
     for stage in (1, 2, 3):
-        found.append(cell(stage, world_size=2, grad_accum_dtype="fp32", note="fp32 accumulation"))
-        found.append(cell(stage, world_size=4, model="10m", grad_accum_dtype="fp32", note="fp32 accumulation"))
-        found.append(cell(stage, world_size=2, offload_optimizer="cpu", note="optimizer on the CPU"))
-        found.append(cell(stage, world_size=4, model="10m", offload_optimizer="cpu", note="optimizer on the CPU"))
-        found.append(cell(stage, world_size=2, bucket_size=5_000_000, note="bucket larger than the model"))
+        found.append(small_run(stage, world_size=2, grad_accum_dtype="fp32", note="fp32 accumulation"))
+        found.append(small_run(stage, world_size=4, model="10m", grad_accum_dtype="fp32", note="fp32 accumulation"))
+        found.append(small_run(stage, world_size=2, offload_optimizer="cpu", note="optimizer on the CPU"))
+        found.append(small_run(stage, world_size=4, model="10m", offload_optimizer="cpu", note="optimizer on the CPU"))
+        found.append(small_run(stage, world_size=2, bucket_size=5_000_000, note="bucket larger than the model"))
     for stage in range(4):
-        found.append(cell(stage, world_size=2, accumulation=2, note="2 micro-batches a step"))
-        found.append(cell(stage, world_size=2, checkpointing=True, note="activation checkpointing"))
-        found.append(cell(stage, world_size=2, model="tiny", note="a tiny model"))
+        found.append(small_run(stage, world_size=2, accumulation=2, note="2 micro-batches a step"))
+        found.append(small_run(stage, world_size=2, checkpointing=True, note="activation checkpointing"))
+        found.append(small_run(stage, world_size=2, model="tiny", note="a tiny model"))
     found += [
-        cell(2, world_size=2, accumulation=2, grad_accum_dtype="fp32", note="fp32 accumulation, 2 micro-batches"),
-        cell(2, world_size=2, accumulation=2, offload_optimizer="cpu", note="optimizer on the CPU, 2 micro-batches"),
-        cell(1, "fp32", 2, "10m", accumulation=2, note="2 micro-batches a step"),
-        cell(2, "fp32", 2, offload_optimizer="cpu", note="optimizer on the CPU"),
-        cell(3, world_size=2, more=RELEASE, note="parameters released after use"),
-        cell(3, world_size=2, model="10m", more=RELEASE, note="parameters released after use"),
-        cell(3, world_size=2, offload_param="cpu", note="parameters on the CPU"),
-        cell(3, world_size=2, offload_optimizer="cpu", offload_param="cpu", note="all on the CPU"),
-        cell(3, "fp32", 2, offload_optimizer="nvme", note="optimizer on NVMe"),
-        cell(3, world_size=1, offload_optimizer="nvme", offload_param="nvme", note="all on NVMe"),
-        cell(3, world_size=2, model="10m", checkpointing=True, note="activation checkpointing"),
-        cell(2, world_size=2, more=LOW_PRECISION, note="bf16 master weights and states"),
-        cell(3, world_size=4, more=LOW_PRECISION, note="bf16 master weights and states"),
-        cell(0, world_size=1, model="85m", note="an 85M model"),
-        cell(2, world_size=2, model="85m", note="an 85M model"),
-        cell(3, world_size=2, model="85m", note="an 85M model"),
+        small_run(2, world_size=2, accumulation=2, grad_accum_dtype="fp32", note="fp32 accumulation, 2 micro-batches"),
+        small_run(2, accumulation=2, offload_optimizer="cpu", note="optimizer on the CPU, 2 micro-batches"),
+        small_run(1, "fp32", 2, "10m", accumulation=2, note="2 micro-batches a step"),
+        small_run(2, "fp32", 2, offload_optimizer="cpu", note="optimizer on the CPU"),
+        small_run(3, world_size=2, more=RELEASE, note="parameters released after use"),
+        small_run(3, world_size=2, model="10m", more=RELEASE, note="parameters released after use"),
+        small_run(3, world_size=2, offload_param="cpu", note="parameters on the CPU"),
+        small_run(3, world_size=2, offload_optimizer="cpu", offload_param="cpu", note="all on the CPU"),
+        small_run(3, "fp32", 2, offload_optimizer="nvme", note="optimizer on NVMe"),
+        small_run(3, world_size=1, offload_optimizer="nvme", offload_param="nvme", note="all on NVMe"),
+        small_run(3, world_size=2, model="10m", checkpointing=True, note="activation checkpointing"),
+        small_run(2, world_size=2, more=LOW_PRECISION, note="bf16 master weights and states"),
+        small_run(3, world_size=4, more=LOW_PRECISION, note="bf16 master weights and states"),
+        small_run(0, world_size=1, model="85m", note="an 85M model"),
+        small_run(2, world_size=2, model="85m", note="an 85M model"),
+        small_run(3, world_size=2, model="85m", note="an 85M model"),
     ]
     assert len(found) <= 80, f"{len(found)} runs are more than the 80 that one sitting measures"
     return found
 
 
-def predict(run, accelerator="cpu"):
-    """Return the Plan of a cell."""
-    shape = preset_named(run["model"])
-    return plan(
-        shape._replace(layers=run["layers"]) if run.get("layers") else shape,
-        run["config"],
-        world_size=run["world_size"],
-        sequence_length=run.get("sequence_length", SEQUENCE_LENGTH),
-        activation_checkpointing=run["checkpointing"],
-        accelerator=accelerator,
-    )
-
-
 def measure(run, nvme_path=None):
-    """Train the cell's model on this rank for three steps and return what the ledger saw, as plain data.
+    """Train a Run's model on this rank for three steps and return what the ledger saw, as plain data.
 
     {"moments": {moment: {place: {role: bytes}}}, "peak_phase", "collectives": {collective: message bytes},
     "parameters", "largest_module"}; every rank must call it. The third step is the watched one.
@@ -122,13 +103,13 @@ def measure(run, nvme_path=None):
     from labsupport.trainer import DeepSpeedTrainer
 
     base = other_bytes()
-    config = with_nvme_path(run["config"], nvme_path) if nvme_path else run["config"]
-    model = build_model(run["model"])
-    if run["checkpointing"]:
+    config = with_nvme_path(run.config, nvme_path) if nvme_path else run.config
+    model = build_model(run.shape)
+    if run.activation_checkpointing:
         checkpoint_activations(model)
     with contextlib.redirect_stdout(io.StringIO()):
         trainer = DeepSpeedTrainer(model, config)
-    micro_batch, length = trainer.engine.train_micro_batch_size_per_gpu(), run.get("sequence_length", SEQUENCE_LENGTH)
+    micro_batch, length = trainer.engine.train_micro_batch_size_per_gpu(), run.sequence_length
     text = torch.arange(micro_batch * length).reshape(micro_batch, length) % 256
     batch = {name: text.clone().to(trainer.engine.device) for name in ("input_ids", "labels")}
     result = moments_of(trainer, batch, base)
@@ -188,7 +169,7 @@ def published_estimate(run, parameters, largest_module):
     from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
     from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
 
-    zero, ranks = run["config"]["zero_optimization"], run["world_size"]
+    zero, ranks = run.config["zero_optimization"], run.world_size
     on_cpu = "offload_optimizer" in zero
     if zero["stage"] == 2:
         host, device = estimate_zero2_model_states_mem_needs(parameters, ranks, 1, on_cpu)
@@ -213,7 +194,7 @@ def total(moments, moment, accelerator="cpu"):
 
 
 def compare(run, measured, accelerator="cpu"):
-    """Return what a table shows of one cell: predicted and measured bytes, and their ratios less one.
+    """Return what a table shows of one Run: predicted and measured bytes, and their ratios less one.
 
     On a GPU the measured peak is the allocator's own, less the workspaces of cuBLAS, which are measured too; only the
     GPU's memory is compared there.
@@ -222,7 +203,7 @@ def compare(run, measured, accelerator="cpu"):
     a rank sends as a multiple of plain data parallelism (predicted, measured), "worst_role": the role that is
     furthest off at the peak, with its bytes predicted and measured}.
     """
-    predicted = predict(run, accelerator)
+    predicted = plan_of(run, accelerator)
     states = {
         moment: _pair(model_states(predicted.moments, moment), model_states(measured["moments"], moment))
         for moment in RESTING

@@ -10,7 +10,7 @@ What it says is held is what was held when the next one began. labsupport/step_t
 import contextlib
 import io
 
-from labsupport.config import create_deepspeed_config, merge_configs
+from labsupport.config import create_deepspeed_config, merge_configs, zero_stage
 from labsupport.errors import LabError
 from labsupport.measure.blocks import (
     BLOCKS,
@@ -24,13 +24,14 @@ from labsupport.measure.blocks import (
 from labsupport.measure.timeline import around_calls
 from labsupport.memory.messages import total_wire_bytes
 from labsupport.models import Preset
+from labsupport.runs import Run
+from labsupport.settings import read_settings
 
 # Embedding, layers and head have 262,400 elements each (the head 128 more): a bucket of gradients is one block.
 MODEL = Preset("llama", 4, 128, 4, 256, 512, vocabulary=2050)
 BUCKET_SIZE = 262_600
 WARM_UP_STEPS = 3  # stage 3 records the order of the modules first, and releases by it afterwards
 CONTROL_BYTES = 8  # all-reduces up to this size agree on the gradient norm or on overflow
-SEQUENCE_LENGTH = 64
 COLLECTIVES = {  # methods of DeepSpeed's backend object: where its arguments have the message
     "all_reduce": (0, "tensor"),
     "reduce": (0, "tensor"),
@@ -41,9 +42,9 @@ COLLECTIVES = {  # methods of DeepSpeed's backend object: where its arguments ha
 
 
 def runs():
-    """Return the runs to record, as plain data: every stage on 2 and 4 ranks, stages 1 and 2 also to owners."""
+    """Return the Runs to record: every stage on 2 and 4 ranks, stages 1 and 2 also with gradients sent to owners."""
     return [
-        {"stage": stage, "world_size": ranks, "to_owners": to_owners, "config": _config(stage, ranks, to_owners)}
+        Run(MODEL, _config(stage, ranks, to_owners), ranks, note="gradients to their owners" if to_owners else "")
         for ranks in (2, 4)
         for stage, to_owners in ((0, False), (1, False), (1, True), (2, False), (2, True), (3, False))
     ]
@@ -72,7 +73,7 @@ def _config(stage, ranks, to_owners):
 
 
 def record_step(run):
-    """Train MODEL on this rank and return {"elements", "frames", "collectives", "rest"} of one step.
+    """Train a Run's model on this rank and return {"elements", "frames", "collectives", "rest"} of one step.
 
     Every rank must call it. elements: of each of BLOCKS. frames: this rank's, see Recorder. collectives:
     {collective: message bytes} of the step after, as DeepSpeed's comms_logger counts them. rest: {role: bytes}
@@ -86,9 +87,9 @@ def record_step(run):
     from labsupport.trainer import DeepSpeedTrainer
 
     with contextlib.redirect_stdout(io.StringIO()):
-        trainer = DeepSpeedTrainer(build_model(MODEL), run["config"])
+        trainer = DeepSpeedTrainer(build_model(run.shape), run.config)
     engine = trainer.engine
-    tokens = torch.arange(SEQUENCE_LENGTH).reshape(1, SEQUENCE_LENGTH) + torch.distributed.get_rank()
+    tokens = torch.arange(run.sequence_length).reshape(1, run.sequence_length) + torch.distributed.get_rank()
     batch = {"input_ids": tokens, "labels": tokens.clone()}
     for _ in range(WARM_UP_STEPS):
         trainer.train_step(batch)
@@ -106,7 +107,7 @@ def record_step(run):
 
 
 def join(run, results):
-    """Return one run as it is recorded, from what record_step gave on each rank, in the order of the ranks.
+    """Return a Run as it is recorded, from what record_step gave on each rank, in the order of the ranks.
 
     The collectives are the ranks' common clock: every rank has the same frames. A frame gets "wire_bytes", what one
     rank sends by labsupport.memory.messages, and keeps of "held" ({role: {block: [bytes by rank]}}) and "live"
@@ -117,7 +118,10 @@ def join(run, results):
     if any(name != names[0] for name in names):
         raise LabError("The ranks did not do the same things in the same order: record this run again.")
     return {
-        **run,
+        "stage": zero_stage(run.config),
+        "world_size": run.world_size,
+        "to_owners": not read_settings(run.config, run.world_size).multi_rank_allreduce,
+        "config": run.config,
         "elements": results[0]["elements"],
         "frames": list(_joined_frames(by_rank)),
         "collectives": results[0]["collectives"],

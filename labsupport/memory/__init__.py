@@ -3,7 +3,7 @@
 from labsupport.memory.messages import predicted_collectives, times_ddp, total_wire_bytes, wire_bytes
 from labsupport.memory.moments import MOMENTS
 from labsupport.memory.paper import model_state_bytes, model_state_parts, paper_elements
-from labsupport.memory.planner import Plan, plan
+from labsupport.memory.planner import Plan, plan, plan_of
 from labsupport.memory.roles import MODEL_STATES, PLACES, ROLES
 from labsupport.memory.room import fits, largest_model, smallest_world_size
 
@@ -19,6 +19,7 @@ __all__ = [
     "model_state_parts",
     "paper_elements",
     "plan",
+    "plan_of",
     "predicted_collectives",
     "smallest_world_size",
     "times_ddp",

@@ -127,6 +127,18 @@ def plan(
     return Plan(shares.parameters, settings, moments, phase, collectives, locked)
 
 
+def plan_of(run, accelerator="cuda"):
+    """Return the Plan of a labsupport.runs.Run on "cuda" or "cpu"; raises ConfigError as `plan` does."""
+    return plan(
+        run.shape,
+        run.config,
+        world_size=run.world_size,
+        sequence_length=run.sequence_length,
+        activation_checkpointing=run.activation_checkpointing,
+        accelerator=accelerator,
+    )
+
+
 def choices_config(
     stage=0,
     precision="bf16",

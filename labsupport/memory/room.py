@@ -1,7 +1,7 @@
 """Whether a plan has room: on a card that is named, and on this machine, before anything is started. No torch.
 
 from labsupport.memory.room import obstacle
-print(obstacle(config, "7b", ranks=2) or "this machine can run it")
+print(obstacle(Run("7b", config, world_size=2)) or "this machine can run it")
 """
 
 import shutil
@@ -19,7 +19,7 @@ from labsupport.machine.probes import (
     nvme_is_available,
     processor_computes_fp16,
 )
-from labsupport.memory.planner import plan
+from labsupport.memory.planner import plan, plan_of
 from labsupport.models import preset_named
 from labsupport.wording import gibibytes, ranks_in_words
 
@@ -81,29 +81,23 @@ def last_that_holds(holds, most):
     return low
 
 
-def obstacle(config, model, ranks, accelerator=None, *, sequence_length=128, activation_checkpointing=False):
-    """Return "" where this machine can run that choice, else the sentence that says why not.
+def obstacle(run, accelerator=None):
+    """Return "" where this machine can train a labsupport.runs.Run, else the sentence that says why not.
 
-    Looked at are the number of ranks, the precision, libaio and the disk for NVMe, and the memory that `plan`
-    predicts for all ranks together, against what is free now.
+    accelerator: "cuda" or "cpu", by default the GPUs where there are enough. Looked at are the number of ranks, the
+    precision, libaio and the disk for NVMe, and the memory that the planner predicts for all ranks together, against
+    what is free now.
     """
-    accelerator = accelerator or default_accelerator(ranks)
+    accelerator = accelerator or default_accelerator(run.world_size)
     try:
-        planned = plan(
-            model,
-            config,
-            world_size=ranks,
-            sequence_length=sequence_length,
-            activation_checkpointing=activation_checkpointing,
-            accelerator=accelerator,
-        )
+        planned = plan_of(run, accelerator)
     except ConfigError as error:
         return str(error)
     return (
-        _too_many_ranks(ranks, accelerator)
+        _too_many_ranks(run.world_size, accelerator)
         or _precision_refused(planned.settings.precision, accelerator)
         or _nvme_refused(planned)
-        or too_large(planned, model, accelerator)
+        or too_large(planned, run.model_in_words, accelerator)
     )
 
 

@@ -1,9 +1,9 @@
-"""Train a config on this machine's ranks beside a live kernel, say what happens, leave nothing behind. No torch.
+"""Train a run on this machine's ranks beside a live kernel, say what happens, leave nothing behind. No torch.
 
     from labsupport.ranks.live_training import LiveTraining, obstacle
-    print(obstacle(config, "1m", ranks=2) or "this machine can run it")
-    run = LiveTraining(config, on_event=print)
-    run.start()
+    run = Run("1m", config, world_size=2)
+    print(obstacle(run) or "this machine can run it")
+    LiveTraining(run, on_event=print).start()
 
 The ranks are those of the program under the deepspeed launcher, which launch/guard.py watches over. A kernel has one
 run at a time: a second one stops the first.
@@ -48,9 +48,8 @@ _current = None  # the run of this kernel
 class LiveTraining:
     """One training run on real ranks beside this process; made in any thread, followed in one of its own.
 
-    config: a ds_config dict, or what `config_for` of the stage selector returns. model: a preset's name. steps:
-    optimizer steps. sequence_length: tokens a sample. accelerator: "cpu" or "cuda", by default the GPUs where there
-    are enough. on_event: called with a plain dict, never twice at a time, from the thread of the run:
+    run: a labsupport.runs.Run of a preset. steps: of the optimizer. accelerator: "cpu" or "cuda", by default the GPUs
+    where there are enough. on_event: called with a plain dict, never twice at a time, from the thread of the run:
 
     {"event": "starting" or "measuring", "message"}; {"event": "step", "step", "steps", "loss", "losses" of the steps
     since the last event, "samples_per_second" (None until the warm-up is over), "held" {role: bytes} of rank 0,
@@ -58,22 +57,11 @@ class LiveTraining:
     "message", "output"}. The result is the program's, with "times_ddp".
     """
 
-    def __init__(
-        self,
-        config,
-        *,
-        model="1m",
-        ranks=2,
-        steps=40,
-        sequence_length=128,
-        accelerator=None,
-        activation_checkpointing=False,
-        on_event,
-    ):
-        self.config, self.model, self.ranks = copy.deepcopy(config), model, ranks
-        self.accelerator = accelerator or default_accelerator(ranks)
-        self._arguments = ["--model", model, "--steps", steps, "--sequence-length", sequence_length]
-        self._arguments += ["--activation-checkpointing"] if activation_checkpointing else []
+    def __init__(self, run, *, steps=40, accelerator=None, on_event):
+        self.run = run._replace(config=copy.deepcopy(run.config))
+        self.accelerator = accelerator or default_accelerator(run.world_size)
+        self._arguments = ["--model", run.model, "--steps", steps, "--sequence-length", run.sequence_length]
+        self._arguments += ["--activation-checkpointing"] if run.activation_checkpointing else []
         self._on_event = on_event
         self._thread, self._stop_asked = None, threading.Event()
         self._step_seconds, self._end = [], None
@@ -137,12 +125,12 @@ class LiveTraining:
             return self._outcome(status, folder)
 
     def _start_guard(self, folder, port):
-        (folder / "ds_config.json").write_text(json.dumps(_with_nvme_in(folder, self.config)))
+        (folder / "ds_config.json").write_text(json.dumps(_with_nvme_in(folder, self.run.config)))
         (folder / "events.jsonl").touch()
         files = {"--config": "ds_config.json", "--events": "events.jsonl", "--json": "result.json"}
         program = [PROGRAM, *self._arguments, *(part for name in files for part in (name, folder / files[name]))]
         guard = [sys.executable, "-m", "labsupport.launch.guard", os.getpid(), folder, port]
-        command = [*guard, *launcher_command(self.ranks, port=port), *program]
+        command = [*guard, *launcher_command(self.run.world_size, port=port), *program]
         with open(folder / "output.txt", "w") as output:
             return subprocess.Popen(
                 list(map(str, command)),
@@ -187,7 +175,7 @@ class LiveTraining:
     def _outcome(self, status, folder):
         if status == 0 and (folder / "result.json").exists():
             result = json.loads((folder / "result.json").read_text())
-            settings = read_settings(self.config, self.ranks)
+            settings = read_settings(self.run.config, self.run.world_size)
             result["times_ddp"] = times_ddp(result["collectives"], result["parameters"], settings)
             return {"event": "ended", "result": result}
         if self._stop_asked.is_set():
@@ -196,8 +184,8 @@ class LiveTraining:
         return {"event": "failed", "message": failure(lines, status), "output": "\n".join(lines[-200:])}
 
     def _starting(self, slow=False):
-        place = "the processor" if self.accelerator == "cpu" else "the GPU" if self.ranks == 1 else "the GPUs"
-        ranks = ranks_in_words(self.ranks)
+        place = "the processor" if self.accelerator == "cpu" else "the GPU" if self.run.world_size == 1 else "the GPUs"
+        ranks = ranks_in_words(self.run.world_size)
         if slow:
             return (
                 f"Still starting {ranks}: the first run on a machine compiles an op of DeepSpeed, for about a minute, "

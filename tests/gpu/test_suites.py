@@ -22,7 +22,9 @@ from labsupport.gpu.suites import SUITES, Tier, next_size_down
 from labsupport.machine import probes as machine
 from labsupport.measure import agreement
 from labsupport.memory.messages import total_wire_bytes
+from labsupport.memory.planner import plan_of
 from labsupport.records import read_record, record_names
+from labsupport.runs import Run
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +52,7 @@ def test_every_suite_runs_and_records_where_it_came_from(dry_run, suite):
 def test_the_cells_measured_what_their_suite_is_for(dry_run):
     cells = {suite: read_record(f"gpu_{suite}", dry_run)["measured"]["cells"] for suite in SUITES}
     for entry in cells["grid"] + cells["memory"]:
-        compared = agreement.compare(entry["cell"], entry["measured"])
+        compared = agreement.compare(Run.from_dict(entry["cell"]), entry["measured"])
         assert all(abs(error) <= agreement.STATE_TOLERANCE for *_, error in compared["states"].values())
         assert abs(compared["peak"][2]) <= agreement.PEAK_TOLERANCE
     loops = {(entry["cell"]["loop"], bool(entry["cell"]["compile"])) for entry in cells["speed"]}
@@ -136,7 +138,7 @@ def test_the_planner_is_within_its_tolerance_of_a_recorded_gpu(suite):
     if record is None:
         pytest.skip(f"no GPU record of suite {suite}: make gpu on a machine with a GPU writes it")
     for entry in gpu_records.entries(record):
-        compared = agreement.compare(entry["cell"], entry["measured"], "cuda")
+        compared = agreement.compare(Run.from_dict(entry["cell"]), entry["measured"], "cuda")
         assert all(abs(error) <= agreement.STATE_TOLERANCE for *_, error in compared["states"].values()), entry["cell"]
         assert abs(compared["peak"][2]) <= agreement.PEAK_TOLERANCE, entry["cell"]
 
@@ -201,7 +203,7 @@ def test_every_cell_of_every_suite_is_one_that_the_planner_can_predict():
     tier.ranks = 2
     for name in ("grid", "memory", "speed", "offload", "largest", "scaling"):
         for cell in SUITES[name](tier):
-            planned = agreement.predict(cell, "cuda")
+            planned = plan_of(Run.from_dict(cell), "cuda")
             limit = cell.get("gpu_memory_limit_bytes", GPU["memory_bytes"])
             assert planned.place_bytes("peak", "GPU") <= 1.1 * limit, gpu_suites.label(cell)
 

@@ -4,33 +4,35 @@ import pytest
 import rank_work
 
 from labsupport.measure import agreement
-from labsupport.measure.agreement import cell, cells, compare
+from labsupport.measure.agreement import compare, runs, small_run
 from labsupport.records import read_record
+from labsupport.runs import Run
 
+ALL_SMALL = {"zero_optimization": {"stage3_param_persistence_threshold": 10**6}}
 # One of every kind that two ranks can run quickly; the recorded runs cover the rest.
 LIVE = {
-    "stage 0, fp32": cell(0, "fp32"),
-    "stage 1": cell(1),
-    "stage 2, two micro-batches": cell(2, accumulation=2),
-    "stage 2, optimizer on the CPU": cell(2, offload_optimizer="cpu"),
-    "stage 1, optimizer on the CPU, two micro-batches": cell(1, accumulation=2, offload_optimizer="cpu"),
-    "stage 3": cell(3),
-    "stage 3, all parameters small": cell(3, more={"zero_optimization": {"stage3_param_persistence_threshold": 10**6}}),
-    "stage 3, bf16 states": cell(3, more=agreement.LOW_PRECISION),
-    "stage 3, released after use": cell(3, more=agreement.RELEASE),
-    "stage 1, fp32 accumulation": cell(1, grad_accum_dtype="fp32"),
+    "stage 0, fp32": small_run(0, "fp32"),
+    "stage 1": small_run(1),
+    "stage 2, two micro-batches": small_run(2, accumulation=2),
+    "stage 2, optimizer on the CPU": small_run(2, offload_optimizer="cpu"),
+    "stage 1, optimizer on the CPU, two micro-batches": small_run(1, accumulation=2, offload_optimizer="cpu"),
+    "stage 3": small_run(3),
+    "stage 3, all parameters small": small_run(3, more=ALL_SMALL),
+    "stage 3, bf16 states": small_run(3, more=agreement.LOW_PRECISION),
+    "stage 3, released after use": small_run(3, more=agreement.RELEASE),
+    "stage 1, fp32 accumulation": small_run(1, grad_accum_dtype="fp32"),
 }
 
 # As on a GPU: FusedAdam, which DeepSpeed has for processors too, behind the wrapper that it gets there; and fp16.
 FUSED = {"optimizer": {"params": {"torch_adam": False}}}
 AS_ON_A_GPU = {
-    f"stage {stage}, {precision}": cell(stage, precision, more=FUSED)
+    f"stage {stage}, {precision}": small_run(stage, precision, more=FUSED)
     for precision, stages in (("bf16", (0, 1, 2, 3)), ("fp16", (0, 2)), ("fp32", (0, 2)))
     for stage in stages
 } | {
-    "stage 2, two micro-batches": cell(2, accumulation=2, more=FUSED),
-    "stage 2, fp32 accumulation, two micro-batches": cell(2, accumulation=2, grad_accum_dtype="fp32", more=FUSED),
-    "stage 3, checkpointing": cell(3, checkpointing=True, more=FUSED),
+    "stage 2, two micro-batches": small_run(2, accumulation=2, more=FUSED),
+    "stage 2, fp32 accumulation, two micro-batches": small_run(2, accumulation=2, grad_accum_dtype="fp32", more=FUSED),
+    "stage 3, checkpointing": small_run(3, checkpointing=True, more=FUSED),
 }
 
 
@@ -57,7 +59,7 @@ def test_the_planner_agrees_with_what_deepspeed_does_on_a_gpu(two_ranks, name):
 
 def test_the_planner_agrees_with_pytorchs_adam_as_it_works_on_a_gpu(two_ranks):
     """There it takes all tensors together, which a processor does where it is told to."""
-    run = cell(3, more={"optimizer": {"params": {"torch_adam": True, "foreach": True}}})
+    run = small_run(3, more={"optimizer": {"params": {"torch_adam": True, "foreach": True}}})
     measured = two_ranks.run(agreement.measure, run)[0]
     for places in measured["moments"].values():
         places["GPU"], places["host"] = places["host"], places["GPU"]
@@ -80,27 +82,28 @@ def test_a_fault_in_the_planner_is_seen(two_ranks, monkeypatch):
 
 
 def test_the_set_covers_what_it_promises_in_at_most_80_runs():
-    runs = cells()
-    assert len(runs) <= 80 and len({repr(run) for run in runs}) == len(runs)
-    assert {run["world_size"] for run in runs} == {1, 2, 4}
-    assert len({run["model"] for run in runs}) >= 3
-    zero = [run["config"]["zero_optimization"] for run in runs]
+    found = runs()
+    assert len(found) <= 80 and len({repr(run) for run in found}) == len(found)
+    assert {run.world_size for run in found} == {1, 2, 4}
+    assert len({run.model for run in found}) >= 3
+    zero = [run.config["zero_optimization"] for run in found]
     assert {block["stage"] for block in zero} == {0, 1, 2, 3}
     devices = {block.get(key, {}).get("device") for block in zero for key in ("offload_optimizer", "offload_param")}
     assert devices == {None, "cpu", "nvme"}
-    assert not any("fp16" in run["config"] for run in runs), "most processors refuse fp16"
-    assert any("fp16" in run["config"] for run in cells("cuda"))
+    assert not any("fp16" in run.config for run in found), "most processors refuse fp16"
+    assert any("fp16" in run.config for run in runs("cuda"))
 
 
 def test_the_record_holds_every_run_and_the_planner_still_agrees_with_it():
-    recorded = {repr(sorted(run["cell"].items())): run for run in read_record("agreement")["measured"]["runs"]}
-    assert len(recorded) == len(cells())
+    recorded = {repr(Run.from_dict(entry["cell"])): entry for entry in read_record("agreement")["measured"]["runs"]}
+    assert len(recorded) == len(runs())
     peaks = []
-    for run in cells():
-        measured = recorded[repr(sorted(run.items()))]["measured"]
-        compared = compare(run, measured)
+    for run in runs():
+        entry = recorded[repr(run)]
+        assert run.as_dict() == entry["cell"]
+        compared = compare(run, entry["measured"])
         assert all(abs(error) <= agreement.STATE_TOLERANCE for *_, error in compared["states"].values()), run
         peaks.append(abs(compared["peak"][2]) <= agreement.PEAK_TOLERANCE)
-        if run["world_size"] > 1:
+        if run.world_size > 1:
             assert compared["sent"][0] == pytest.approx(compared["sent"][1], rel=0.02), run
     assert sum(peaks) >= 0.9 * len(peaks)

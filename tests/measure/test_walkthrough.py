@@ -10,9 +10,10 @@ from labsupport.errors import LabError
 from labsupport.measure import walkthrough
 from labsupport.measure.blocks import BLOCKS, ROLES
 from labsupport.measure.walkthrough import CONTROL_BYTES, MODEL
-from labsupport.memory.messages import predicted_collectives, times_ddp, total_wire_bytes
+from labsupport.memory.messages import times_ddp, total_wire_bytes
+from labsupport.memory.planner import plan_of
 from labsupport.records import FOLDER
-from labsupport.settings import read_settings
+from labsupport.runs import Run
 
 NORM_BYTES = [0, *[2 * 2 * MODEL.hidden_size] * MODEL.layers, 2 * MODEL.hidden_size]  # of each block, in bf16
 
@@ -34,14 +35,14 @@ def bytes_sent_are_those_of_deepspeeds_log(run):
 
 
 def bytes_sent_are_the_predicted_ones(run):
-    sent, settings = collectives_of(run), read_settings(run["config"], run["world_size"])
-    predicted = predicted_collectives(MODEL.tensor_sizes, settings)
+    sent, planned = collectives_of(run), plan_of(Run(MODEL, run["config"], run["world_size"]))
+    predicted = planned.collectives
     assert sent.keys() - {"all_reduce"} == predicted.keys() - {"all_reduce"}
     for collective in sent:
         extra = sent[collective] - predicted.get(collective, 0)
         assert 0 <= extra <= (CONTROL_BYTES if collective == "all_reduce" else 0), collective
     paper = 1.0 if run["stage"] == 0 or run["to_owners"] else 1.5
-    assert times_ddp(sent, MODEL.parameters, settings) == pytest.approx(paper, rel=1e-3)
+    assert times_ddp(sent, MODEL.parameters, planned.settings) == pytest.approx(paper, rel=1e-3)
 
 
 def at_rest_the_blocks_add_up_to_the_ledger(run):
@@ -133,12 +134,12 @@ def test_of_the_record(run, check):
     check(run)
 
 
-@pytest.mark.parametrize("run", [run for run in walkthrough.runs() if run["world_size"] == 2], ids=name)
+@pytest.mark.parametrize("run", [run for run in walkthrough.runs() if run.world_size == 2], ids=Run.in_words)
 def test_of_a_live_step_and_the_record_is_the_same(two_ranks, run):
     live = walkthrough.join(run, two_ranks.run(walkthrough.record_step, run))
     for check in CHECKS:
         check(live)
-    assert live == next(recorded for recorded in RECORDED if name(recorded) == name(run))
+    assert live == next(recorded for recorded in RECORDED if name(recorded) == name(live))
 
 
 def twice(run):
@@ -199,12 +200,12 @@ def test_ranks_that_did_different_things_are_refused():
     frames = [{"event": "forward", "blocks": [n], "sent": {}} for n in range(2)]
     results = [{"frames": frames}, {"frames": frames[::-1]}]
     with pytest.raises(LabError, match="did not do the same things"):
-        walkthrough.join({"world_size": 2}, results)
+        walkthrough.join(walkthrough.runs()[0], results)
 
 
 def test_the_record_is_small_and_names_its_blocks():
     assert tuple(RECORD["measured"]["blocks"]) == BLOCKS
     assert (FOLDER / "walkthrough.json").stat().st_size < 150_000
-    assert [(run["stage"], run["world_size"], run["to_owners"]) for run in RECORDED] == [
-        (run["stage"], run["world_size"], run["to_owners"]) for run in walkthrough.runs()
+    assert [(run["config"], run["world_size"]) for run in RECORDED] == [
+        (run.config, run.world_size) for run in walkthrough.runs()
     ]

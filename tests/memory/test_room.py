@@ -11,8 +11,11 @@ from labsupport.machine import probes as machine
 from labsupport.memory import room as obstacle
 from labsupport.memory.planner import plan
 from labsupport.memory.room import ALLOWANCE_BYTES
+from labsupport.runs import Run
 
-why_not = obstacle.obstacle
+
+def why_not(config, model, ranks, accelerator=None, sequence_length=128):
+    return obstacle.obstacle(Run(model, config, ranks, sequence_length), accelerator)
 
 
 def config(stage=2, world_size=2, **choices):
@@ -105,11 +108,11 @@ def test_the_program_refuses_what_cannot_fit_before_it_builds_the_model(monkeypa
     from labsupport.memory import room as obstacle
 
     monkeypatch.setattr(obstacle, "free_gpu_bytes", lambda: 2**30)
-    options = program.parse(["--model", "7b", "--sequence-length", "128"])
+    run = Run("7b", config(world_size=1), world_size=1, sequence_length=128)
     with pytest.raises(TrainingError, match="7b would take about .* the GPU has 1.0 GiB free"):
-        program._require_memory(options, "7b", config(world_size=1), 1)
+        program._require_memory(run)
     monkeypatch.setattr(obstacle, "free_gpu_bytes", lambda: None)
-    program._require_memory(options, "7b", config(world_size=1), 1)
+    program._require_memory(run)
 
 
 def test_what_deepspeed_would_refuse_is_told_too():
@@ -125,7 +128,8 @@ def test_asking_loads_no_torch():
         "import sys\n"
         "from labsupport.memory.planner import choices_config\n"
         "from labsupport.memory.room import obstacle\n"
-        "assert obstacle(choices_config(stage=3, offload_optimizer='nvme'), '1m', 2) is not None\n"
+        "from labsupport.runs import Run\n"
+        "assert obstacle(Run('1m', choices_config(stage=3, offload_optimizer='nvme'), 2)) is not None\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

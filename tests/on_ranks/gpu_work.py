@@ -156,10 +156,11 @@ def planner():
     precision, found = describe_machine().precision, {}
     for stage in range(4):
         more = {} if describe_machine().fused_adam else {"optimizer": {"params": {"torch_adam": True}}}
-        cell = agreement.cell(stage, precision, 1, "85m", bucket_size=20_000_000, more=more) | {"sequence_length": 512}
+        run = agreement.small_run(stage, precision, 1, "85m", bucket_size=20_000_000, more=more)
+        run = run._replace(sequence_length=512)
         if precision == "fp16":
-            cell["config"]["fp16"]["initial_scale_power"] = 8  # a skipped step makes no Adam states
-        compared = agreement.compare(cell, agreement.measure(cell), "cuda")
+            run.config["fp16"]["initial_scale_power"] = 8  # a skipped step makes no Adam states
+        compared = agreement.compare(run, agreement.measure(run), "cuda")
         found[stage] = {"states": [error for *_, error in compared["states"].values()], "peak": compared["peak"][2]}
     return found
 

@@ -366,8 +366,8 @@ def measured_with_fp16(run):
 
     accelerator = get_accelerator()
     accelerator.is_fp16_supported = lambda: True
-    if "fp16" in run["config"]:
-        run["config"]["fp16"]["initial_scale_power"] = 8  # a skipped step makes no Adam states to count
+    if "fp16" in run.config:
+        run.config["fp16"]["initial_scale_power"] = 8  # a skipped step makes no Adam states to count
     try:
         return agreement.measure(run)
     finally:

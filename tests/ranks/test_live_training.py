@@ -19,6 +19,7 @@ from labsupport.launch.processes import SHARED_MEMORY
 from labsupport.memory.planner import plan
 from labsupport.memory.roles import ROLES
 from labsupport.ranks.live_training import LiveTraining, failure
+from labsupport.runs import Run
 
 pytestmark = pytest.mark.slow
 
@@ -52,8 +53,8 @@ def wait_until(holds, seconds):
 
 
 def live(follower, steps=LONG, **options):
-    options = {"model": "tiny", "sequence_length": LENGTH} | options
-    return LiveTraining(CONFIG, steps=steps, on_event=follower, **options)
+    run = Run("tiny", CONFIG, world_size=2, sequence_length=LENGTH)
+    return LiveTraining(run._replace(**options), steps=steps, on_event=follower)
 
 
 @pytest.fixture
@@ -204,9 +205,10 @@ KERNEL = """
 import sys, time
 from labsupport import create_deepspeed_config
 from labsupport.ranks.live_training import LiveTraining
+from labsupport.runs import Run
 def tell(event): print(event["event"], flush=True)
 config = create_deepspeed_config(2, precision="fp32", world_size=2, micro_batch_size=4, train_batch_size=8)
-LiveTraining(config, model="tiny", steps=100000, sequence_length=32, on_event=tell).start()
+LiveTraining(Run("tiny", config, world_size=2, sequence_length=32), steps=100000, on_event=tell).start()
 sys.stdin.readline()
 """
 

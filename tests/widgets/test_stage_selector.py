@@ -9,12 +9,13 @@ import pytest
 from conftest import needs_book, needs_chromium
 
 from labsupport.machine.cards import card
+from labsupport.memory.planner import plan_of
 from labsupport.memory.roles import ROLES
 from labsupport.memory.room import ALLOWANCE_BYTES, fits
 from labsupport.plots import PREDICTED_ROLE_COLOURS, ROLE_COLOURS
 from labsupport.widgets.selector import widget as selector
 from labsupport.widgets.selector.runs import recorded_runs
-from labsupport.widgets.selector.table import AXES, DEFAULT, config_for, plan_of, refusal, stage_table, strategies
+from labsupport.widgets.selector.table import AXES, DEFAULT, config_for, refusal, run_of, stage_table, strategies
 
 pytestmark = [needs_chromium]
 FUNCTIONS = (
@@ -62,7 +63,7 @@ def test_the_whole_grid_is_what_plan_says(arithmetic, model):
     grid = itertools.product(strategies(), *(AXES[name] for name in names))
     memory = card(DEFAULT["card"]).memory_bytes
     for (strategy, *values), shown in zip(grid, json.loads(found), strict=True):
-        expected = plan_of(DEFAULT | strategy | {"model": model} | dict(zip(names, values, strict=True)))
+        expected = plan_of(run_of(DEFAULT | strategy | {"model": model} | dict(zip(names, values, strict=True))))
         peak, rest = expected.moments["peak"], expected.moments["at rest"]
         assert shown[:4] == [
             expected.peak_bytes,
@@ -98,7 +99,7 @@ def cheapest_that_fits(choice):
     for change, allowed, checkpointing, strategy in itertools.product(changes, places, [False, True], strategies()):
         other = choice | change | strategy | {"checkpointing": checkpointing}
         inside = other["offload_optimizer"] in allowed and other["offload_param"] in allowed
-        if inside and fits(plan_of(other), other["card"]):
+        if inside and fits(plan_of(run_of(other)), other["card"]):
             return other
     return None
 
@@ -180,7 +181,7 @@ def test_the_page_shows_what_plan_says_for_each_choice(page):
             assert refusal(wanted | {"offload_optimizer": "none"}) or refusal(wanted | {"offload_param": "none"})
             continue
         assert page.locator(".refusal").inner_text() == ""
-        expected = plan_of(wanted)
+        expected = plan_of(run_of(wanted))
         totals = [int(each.get_attribute("data-bytes")) for each in page.locator(".memory .bar-total").all()]
         assert totals == [expected.place_bytes("at rest", "GPU"), expected.peak_bytes], wanted
         shown = float(page.locator(".sent-words").get_attribute("data-times-ddp"))
@@ -216,7 +217,7 @@ def test_the_cheapest_7b_on_four_24_gb_cards_is_found_by_keyboard_alone(page):
     assert page.locator(".verdict strong").inner_text() == "Fits."
     assert json.loads(page.locator(".config code").inner_text()) == config_for(expected)
     assert page.locator(".ladder tr[aria-current=true] .peak").get_attribute("data-bytes") == str(
-        plan_of(expected).peak_bytes
+        plan_of(run_of(expected)).peak_bytes
     )
     stage = page.locator("[data-axis=stage] input").first
     stage.focus()

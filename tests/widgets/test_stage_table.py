@@ -8,6 +8,7 @@ import pytest
 from labsupport.config_checks import validate_config
 from labsupport.errors import ConfigError
 from labsupport.memory import model_states
+from labsupport.memory.planner import plan_of
 from labsupport.memory.roles import ROLES
 from labsupport.settings import read_settings
 from labsupport.widgets.selector.table import (
@@ -16,8 +17,8 @@ from labsupport.widgets.selector.table import (
     STRATEGY,
     config_for,
     notes,
-    plan_of,
     refusal,
+    run_of,
     stage_table,
     strategies,
 )
@@ -98,15 +99,15 @@ def test_the_note_on_one_rank_is_true():
     for choice, shown in noted("nobody to share with"):
         assert shown == (choice["world_size"] == 1 and choice["stage"] > 0)
         if shown and choice["offload_optimizer"] == choice["offload_param"] == "none" and choice["accumulation"] == 1:
-            held = plan_of(choice).held("at rest")
-            alone = plan_of(choice | {"stage": 0}).held("at rest")
+            held = plan_of(run_of(choice)).held("at rest")
+            alone = plan_of(run_of(choice | {"stage": 0})).held("at rest")
             states = ("parameters", "gradients", "master weights", "optimizer states")
             assert sum(held[role] for role in states) > 0.99 * sum(alone[role] for role in states)
 
 
 def test_the_note_on_one_and_a_half_times_is_true():
     for choice, shown in noted("1.5 times"):
-        times = plan_of(choice).times_ddp
+        times = plan_of(run_of(choice)).times_ddp
         if choice["stage"] in (1, 2) and choice["accumulation"] == 1:
             assert shown == (choice["world_size"] > 1)
             assert not shown or times == pytest.approx(1.5, rel=0.01)
@@ -117,7 +118,7 @@ def test_the_note_on_accumulation_is_true():
         if choice["world_size"] == 1 or choice["accumulation"] == 1:
             assert not shown
             continue
-        more = plan_of(choice).sent_bytes > 1.01 * plan_of(choice | {"accumulation": 1}).sent_bytes
+        more = plan_of(run_of(choice)).sent_bytes > 1.01 * plan_of(run_of(choice | {"accumulation": 1})).sent_bytes
         assert more == shown, choice
 
 
@@ -126,7 +127,7 @@ def test_the_note_on_gathering_the_whole_model_is_true():
         if choice["stage"] != 3 or choice["world_size"] == 1:
             assert not shown
             continue
-        planned = plan_of(choice)
+        planned = plan_of(run_of(choice))
         shares = model_states.shares_of_number(planned.parameters, planned.settings)
         gathered = model_states.gathered_bytes(shares, planned.settings, on_gpu=True)
         whole = gathered == shares.parameters * planned.settings.parameter_bytes

@@ -8,17 +8,18 @@ from conftest import needs_chromium
 
 from labsupport import widgets
 from labsupport.errors import ConfigError, TrainingError
+from labsupport.memory.planner import plan_of
 from labsupport.ranks import live_training
 from labsupport.widgets.selector.runs import recorded_runs
-from labsupport.widgets.selector.table import DEFAULT, plan_of, strategies
+from labsupport.widgets.selector.table import DEFAULT, run_of, strategies
 from labsupport.widgets.selector.widget import SCRIPT, page_html
 
 
 class FakeTraining:
     """In the place of LiveTraining: starts no process, and tells what the test has it tell."""
 
-    def __init__(self, *, on_event, **arguments):
-        self.tell, self.arguments, self.started, self.stopped = on_event, arguments, 0, 0
+    def __init__(self, run, *, steps, on_event):
+        self.tell, self.run, self.steps, self.started, self.stopped = on_event, run, steps, 0, 0
         trainings.append(self)
 
     def start(self):
@@ -29,7 +30,7 @@ class FakeTraining:
         self.tell({"event": "stopped"})
 
     def wait(self):
-        if self.arguments["model"] == "10m":
+        if self.run.model == "10m":
             raise KeyboardInterrupt
 
 
@@ -132,7 +133,7 @@ def test_the_form_for_a_page_reads_without_a_script():
     rows = re.findall(r"<td>(.*?)</td><td>([\d.,]+) GiB</td><td>([\d.]+)</td>", page)
     assert len(rows) == len(strategies())
     for (_, peak, times), strategy in zip(rows, strategies(), strict=True):
-        planned = plan_of(DEFAULT | {"model": "7b", "world_size": 4} | strategy)
+        planned = plan_of(run_of(DEFAULT | {"model": "7b", "world_size": 4} | strategy))
         assert float(peak.replace(",", "")) == pytest.approx(planned.peak_bytes / 2**30, rel=0.006)
         assert float(times) == pytest.approx(planned.times_ddp, abs=0.006)
 

@@ -19,10 +19,10 @@ from labsupport.memory import model_states
 from labsupport.memory.activations import Activations, activation_bytes
 from labsupport.memory.messages import predicted_collectives, total_wire_bytes, wire_bytes
 from labsupport.memory.moments import is_fused, resting_bytes, step_phases
-from labsupport.memory.planner import plan
 from labsupport.memory.roles import ROLES
 from labsupport.memory.room import ALLOWANCE_BYTES
 from labsupport.models import PRESETS, preset_named
+from labsupport.runs import Run
 from labsupport.settings import read_settings
 
 AXES = {
@@ -84,13 +84,14 @@ def config_for(choice):
     return merge_configs(config, {"zero_optimization": buckets})
 
 
-def plan_of(choice):
-    """Return the Plan of a choice on its card, at the model's longest sequence; raises as config_for does."""
-    return plan(
+def run_of(choice, sequence_length=None):
+    """Return the Run of a choice, by default at the model's longest sequence; raises as config_for does."""
+    return Run(
         choice["model"],
         config_for(choice),
-        world_size=choice["world_size"],
-        activation_checkpointing=choice["checkpointing"],
+        choice["world_size"],
+        sequence_length or preset_named(choice["model"]).longest_sequence,
+        choice["checkpointing"],
     )
 
 

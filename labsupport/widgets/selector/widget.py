@@ -7,9 +7,11 @@ from pathlib import Path
 import traitlets
 
 from labsupport.errors import ConfigError, TrainingError
+from labsupport.memory.planner import plan_of
+from labsupport.runs import strategy_in_words
 from labsupport.widgets.base import PageWidget, joined, page_form
-from labsupport.widgets.selector.runs import label, recorded_runs, run_arguments, shown_run, strategy_in_words
-from labsupport.widgets.selector.table import AXES, DEFAULT, plan_of, refusal, stage_table, strategies
+from labsupport.widgets.selector.runs import STEPS, live_run, recorded_runs, shown_run
+from labsupport.widgets.selector.table import AXES, DEFAULT, refusal, run_of, stage_table, strategies
 
 HERE = Path(__file__).parent
 SCRIPT = joined(HERE, "arithmetic.js", "run_panel.js", "selector.js")  # the last one has the export
@@ -66,8 +68,9 @@ class StageSelector(PageWidget):
 
     def in_words(self):
         """Return the choice and what it needs in one line."""
-        peak = plan_of(self.choice).peak_bytes
-        return f"Stage selector at {label(self.choice)}: {peak / 2**20:,.1f} MiB at the peak of a rank, predicted."
+        run = run_of(self.choice)
+        peak = plan_of(run).peak_bytes
+        return f"Stage selector at {run.in_words()}: {peak / 2**20:,.1f} MiB at the peak of a rank, predicted."
 
     def page_html(self):
         """Return the form that the book's pages show."""
@@ -84,9 +87,9 @@ class StageSelector(PageWidget):
             return
         if self.obstacle:
             raise TrainingError(self.obstacle)
-        choice = dict(self.choice)
-        self.run = _idle() | {"state": "starting", "label": label(choice), "message": "Starting the ranks ..."}
-        self._training = LiveTraining(**run_arguments(choice), on_event=lambda event: self._show(choice, event))
+        choice, run = dict(self.choice), live_run(self.choice)
+        self.run = _idle() | {"state": "starting", "label": run.in_words(), "message": "Starting the ranks ..."}
+        self._training = LiveTraining(run, steps=STEPS, on_event=lambda event: self._show(choice, event))
         self._training.start()
 
     def stop(self):
@@ -132,9 +135,7 @@ class StageSelector(PageWidget):
     def _find_obstacle(self):
         from labsupport.memory.room import obstacle
 
-        arguments = run_arguments(self.choice)
-        del arguments["steps"]
-        self.obstacle = obstacle(**arguments)
+        self.obstacle = obstacle(live_run(self.choice))
 
 
 def page_state():
@@ -152,8 +153,8 @@ def _strategies_table(choice):
     """The strategies for a choice, as a table that needs no script."""
     rows = []
     for strategy in strategies():
-        planned = plan_of(choice | strategy)
-        cells = (strategy_in_words(strategy), f"{planned.peak_bytes / 2**30:,.3g} GiB", f"{planned.times_ddp:.2f}")
+        planned = plan_of(run_of(choice | strategy))
+        cells = (strategy_in_words(**strategy), f"{planned.peak_bytes / 2**30:,.3g} GiB", f"{planned.times_ddp:.2f}")
         rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
     head = "<tr><th>Strategy</th><th>Peak of a rank, predicted</th><th>Sends, times DDP</th></tr>"
     caption = f"{choice['model']} on {choice['world_size']} x {choice['card']}, {choice['precision']}"

@@ -7,10 +7,10 @@ import statistics
 
 from course.blocks.block import block
 from course.table import table
-from labsupport.config import config_precision, zero_stage
 from labsupport.measure import agreement
 from labsupport.plots import MEASURED_COLOUR, PREDICTED_COLOUR, LabFigure, empty_figure
 from labsupport.records import read_record
+from labsupport.runs import Run
 
 MIB = 2**20
 
@@ -25,9 +25,7 @@ def agreement_summary():
     exact = sum(
         predicted == measured for _, compared, _ in rows for predicted, measured, _ in compared["states"].values()
     )
-    sent = [
-        abs(there - here) for run, compared, _ in rows if run["world_size"] > 1 for there, here in [compared["sent"]]
-    ]
+    sent = [abs(there - here) for run, compared, _ in rows if run.world_size > 1 for there, here in [compared["sent"]]]
     estimates = [abs(error) for row in rows if (error := _estimate_error(row)) is not None]
     planner = table(
         ("Of the planner", "Runs or moments", "Median error", "Worst error"),
@@ -62,7 +60,7 @@ def agreement_figure():
     rows = _rows()
     measured = [compared["peak"][1] / MIB for _, compared, _ in rows]
     predicted = [compared["peak"][0] / MIB for _, compared, _ in rows]
-    names = [_name(run) for run, _, _ in rows]
+    names = [run.in_words() for run, _, _ in rows]
     estimated = [(peak, entry["estimate"] / MIB, name) for peak, (_, _, entry), name in
                  zip(measured, rows, names, strict=True) if entry["estimate"]]  # fmt: skip
     worst = max(abs(compared["peak"][2]) for _, compared, _ in rows)
@@ -116,7 +114,7 @@ def agreement_misses():
         if bad_states or abs(compared["peak"][2]) > agreement.PEAK_TOLERANCE:
             role, predicted, measured = compared["worst_role"]
             lines.append(
-                f"- {_name(run)}: peak {compared['peak'][2]:+.1%}, {role} {predicted / MIB:.2f} MiB predicted and "
+                f"- {run.in_words()}: peak {compared['peak'][2]:+.1%}, {role} {predicted / MIB:.2f} MiB predicted and "
                 f"{measured / MIB:.2f} MiB measured."
             )
     return "\n".join(lines) or (
@@ -126,16 +124,17 @@ def agreement_misses():
 
 
 def _rows():
-    """[(cell, compared, what was measured)] of the recorded runs, with today's planner."""
-    runs = read_record("agreement")["measured"]["runs"]
-    return [(entry["cell"], agreement.compare(entry["cell"], entry["measured"]), entry["measured"]) for entry in runs]
+    """[(Run, compared, what was measured)] of the recorded runs, with today's planner."""
+    entries = read_record("agreement")["measured"]["runs"]
+    runs = [(Run.from_dict(entry["cell"]), entry["measured"]) for entry in entries]
+    return [(run, agreement.compare(run, measured), measured) for run, measured in runs]
 
 
 def _table(world_size):
     rows = []
     for row in _rows():
         run, compared, _ = row
-        if run["world_size"] != world_size:
+        if run.world_size != world_size:
             continue
         _, rest, rest_error = compared["states"]["at rest"]
         _, peak, peak_error = compared["peak"]
@@ -144,7 +143,7 @@ def _table(world_size):
         predicted, sent = (f"{value:.2f}" if world_size > 1 else "-" for value in compared["sent"])
         estimate = "-" if estimate is None else f"{estimate:+.0%}"
         rows.append((
-            _name(run, ranks=False), f"{rest / MIB:.2f}", _percent(rest_error), f"{peak / MIB:.2f}",
+            run.in_words(), f"{rest / MIB:.2f}", _percent(rest_error), f"{peak / MIB:.2f}",
             f"{_percent(peak_error)}{miss}", estimate, f"{sent}, {predicted}",
         ))  # fmt: skip
     head = ("Run", "At rest, MiB", "Planner off by", "Peak, MiB", "Planner off by", "Estimator off by",
@@ -159,17 +158,6 @@ def _percent(error):
 def _estimate_error(row):
     _, compared, measured = row
     return measured["estimate"] / compared["peak"][1] - 1 if measured["estimate"] else None
-
-
-def _name(run, ranks=True):
-    parts = [
-        f"stage {zero_stage(run['config'])}",
-        config_precision(run["config"]),
-        f"{run['world_size']} ranks" if ranks else "",
-        run["model"],
-        run["note"],
-    ]
-    return ", ".join(part for part in parts if part)
 
 
 def _provenance():

@@ -2,11 +2,12 @@
 
 from course.blocks.block import block
 from course.table import table
+from labsupport.memory.planner import plan_of
 from labsupport.memory.room import fits
-from labsupport.widgets.selector.table import DEFAULT, plan_of, strategies
+from labsupport.runs import strategy_in_words
+from labsupport.widgets.selector.table import DEFAULT, run_of, strategies
 
 SEVEN_BILLION = DEFAULT | {"model": "7b", "card": "RTX 4090", "world_size": 4, "micro_batch_size": 1}
-WHERE = {"none": "the GPU", "cpu": "the host", "nvme": "NVMe"}
 
 
 @block
@@ -16,30 +17,21 @@ def seven_billion_on_four():
     found = None
     for strategy in strategies():
         plain, recomputed = (
-            plan_of(SEVEN_BILLION | strategy | {"checkpointing": checkpointing}) for checkpointing in (False, True)
+            plan_of(run_of(SEVEN_BILLION | strategy | {"checkpointing": checkpointing}))
+            for checkpointing in (False, True)
         )
         verdicts = [fits(planned, SEVEN_BILLION["card"]) for planned in (plain, recomputed)]
         words = "yes" if verdicts[0] else "with checkpointing" if verdicts[1] else "no"
-        rows.append((_in_words(strategy), _gib(plain), _gib(recomputed), words))
+        rows.append((strategy_in_words(**strategy), _gib(plain), _gib(recomputed), words))
         if found is None and any(verdicts):
             found = (strategy, verdicts[0], plain if verdicts[0] else recomputed)
     strategy, plainly, planned = found
     how = "without activation checkpointing" if plainly else "with activation checkpointing"
     head = ("strategy", "peak without checkpointing", "peak with checkpointing", "fits")
     return (
-        f"The cheapest that fits is **{_in_words(strategy)}**, {how}: {_gib(planned)} at the peak of a rank, and "
-        f"{planned.host_bytes('peak') / 2**30:.1f} GiB a rank in the host's memory.\n\n"
+        f"The cheapest that fits is **{strategy_in_words(**strategy)}**, {how}: {_gib(planned)} at the peak of a "
+        f"rank, and {planned.host_bytes('peak') / 2**30:.1f} GiB a rank in the host's memory.\n\n"
         + table(head, rows, ["left"] * 4)
-    )
-
-
-def _in_words(strategy):
-    where = {WHERE[strategy["offload_optimizer"]], WHERE[strategy["offload_param"]]}
-    if where == {"the GPU"}:
-        return f"stage {strategy['stage']}, all on the GPU"
-    return (
-        f"stage {strategy['stage']}, optimizer on {WHERE[strategy['offload_optimizer']]}, parameters on "
-        f"{WHERE[strategy['offload_param']]}"
     )
 
 
