@@ -40,12 +40,17 @@ class Run(NamedTuple):
         name = self.model if isinstance(self.model, str) else f"a model of {self.shape.parameters:,} parameters"
         return f"{name} with {self.layers} layers" if self.layers else name
 
-    def in_words(self):
-        """Return the run's name: its stage, precision, model and ranks, and what is special about it."""
+    def in_words(self, with_model=True):
+        """Return the run's name: its stage, precision, model and ranks, and what is special about it.
+
+        with_model: False for a table that names the model in a column of its own.
+        """
         stage, (optimizer, parameters) = zero_stage(self.config), offload_devices(self.config)
         steps = self.config.get("gradient_accumulation_steps") or 1
         strategy = f"stage {stage}" if self.note else strategy_in_words(stage, optimizer, parameters)
-        parts = [strategy, config_precision(self.config), f"{self.model_in_words} on {ranks_in_words(self.world_size)}"]
+        ranks = ranks_in_words(self.world_size)
+        where = f"{self.model_in_words} on {ranks}" if with_model else ranks
+        parts = [strategy, config_precision(self.config), where]
         if self.note:
             return ", ".join([*parts, self.note])
         parts += [f"{steps} micro-batches a step"] if steps > 1 else []

@@ -2,11 +2,12 @@
 
     python -m labsupport.gpu.cells cell.json result.jsonl          # also under torchrun, for several ranks
 
-A cell is plain data, and names its `kind`, which is how it is measured: a function of KINDS. The result is a line of
+A Cell is a Run and how to time it; its `kind` says what is measured: a function of KINDS. The result is a line of
 JSON; a cell that fails leaves its sentence there.
 """
 
 import contextlib
+import copy
 import functools
 import io
 import itertools
@@ -16,39 +17,78 @@ import re
 import statistics
 import sys
 import time
+from typing import NamedTuple
 
 from labsupport.errors import LabError
 from labsupport.measure.agreement import with_nvme_path
-from labsupport.models import preset_named
+from labsupport.runs import Run
 
 WARM_UP_WINDOWS = 2
 OUT_OF_MEMORY = "out_of_memory"
+PRECISIONS = ("bf16", "fp16", "fp32")
+OWN_LOOP = "DeepSpeedTrainer"  # of labsupport.gpu.training_loops
 
 
-def shape_of(cell):
-    """Return the Preset that a cell trains: a preset, with another number of layers where the cell says so."""
-    shape = preset_named(cell["model"])
-    return shape._replace(layers=cell["layers"]) if cell.get("layers") else shape
+class Cell(NamedTuple):
+    """One thing to measure: a Run and how to time it; or the machine itself, without a Run."""
 
+    kind: str  # how it is measured: a function of KINDS
+    run: Run | None = None
+    steps: int = 1  # of a window, which is timed as a whole
+    windows: int = 1  # that are counted, after WARM_UP_WINDOWS
+    loop: str = OWN_LOOP  # one of labsupport.gpu.training_loops
+    compile: str | None = None  # torch.compile's backend for the layers
+    gpu_memory_limit_bytes: int | None = None  # of PyTorch's allocator
 
-def micro_batch_size(cell):
-    """Return the samples that a rank trains on in one forward pass."""
-    return cell["config"]["train_micro_batch_size_per_gpu"]
+    @property
+    def world_size(self):
+        """The ranks that measure it."""
+        return self.run.world_size if self.run else 1
+
+    @property
+    def micro_batch_size(self):
+        """The samples that a rank trains on in one forward pass."""
+        return self.run.config["train_micro_batch_size_per_gpu"]
+
+    @property
+    def model_in_words(self):
+        """What is trained and in how large batches: cells that have this in common can be set beside each other."""
+        return f"{self.run.model_in_words}, micro-batch {self.micro_batch_size}"
+
+    def in_words(self, with_model=True):
+        """Return the run's name, with the loop where that is not the trainer, and what is compiled."""
+        parts = [self.run.in_words(with_model)]
+        if self.loop != OWN_LOOP:
+            parts = [self.loop, parts[0].removeprefix("stage 0, ")]  # without DeepSpeed there is no stage
+        parts += [f"micro-batch {self.micro_batch_size}"] if with_model else []
+        parts += ["compiled layers"] if self.compile else []
+        return ", ".join(parts)
+
+    def as_dict(self):
+        """Return the cell as the JSON of a record has it."""
+        return self._asdict() | {"run": self.run.as_dict() if self.run else None}
+
+    @classmethod
+    def from_dict(cls, entry):
+        """Return the Cell that `as_dict` wrote."""
+        return cls(**entry | {"run": Run.from_dict(entry["run"]) if entry["run"] else None})
 
 
 # What is measured. Every function takes a cell and the device of this rank, and every rank calls it.
 
 
-def environment(cell, device):
+def environment(_cell, device):
     """What this machine is: GPU, driver, CUDA, host, and the rates that the other suites are set against."""
     import torch
 
     from labsupport.machine.hardware import describe_machine
     from labsupport.machine.probes import driver_version, host_memory_bytes
-    from labsupport.step_time.flops import measured_matmul_flops
+    from labsupport.step_time.flops import MATRIX_SIZE, measured_matmul_flops
 
     machine = describe_machine()
     on_gpu = device.type == "cuda"
+    # On a processor there is no measurement, only a try: it has to be short.
+    size, seconds = (MATRIX_SIZE, 1.0) if on_gpu else (256, 0.02)
     properties = torch.cuda.get_device_properties(device) if on_gpu else None
     return {
         "machine": str(machine),
@@ -62,10 +102,10 @@ def environment(cell, device):
         "cores": len(os.sched_getaffinity(0)),
         "host_memory_bytes": host_memory_bytes(),
         "matmul_flops": {
-            precision: measured_matmul_flops(_dtype(precision), device, cell["matrix_size"], cell["seconds"])
-            for precision in cell["precisions"]
+            precision: measured_matmul_flops(_dtype(precision), device, size, seconds)
+            for precision in (PRECISIONS if on_gpu else ("bf16", "fp32"))
         },
-        "copy_bytes_per_second": _copy_rates(device, cell["copied_bytes"]) if on_gpu else {},
+        "copy_bytes_per_second": _copy_rates(device, 2**30) if on_gpu else {},
     }
 
 
@@ -90,16 +130,15 @@ def ops(_cell, _device):
 def memory(cell, _device):
     """What the ledger counts at the four moments of a step, as labsupport.measure.agreement measures it."""
     from labsupport.measure.agreement import measure
-    from labsupport.runs import Run
 
-    return measure(Run.from_dict(cell))
+    return measure(cell.run)
 
 
 def speed(cell, device):
     """How fast one of labsupport.gpu.training_loops trains, and the most that the allocator held meanwhile."""
     from labsupport.gpu.training_loops import LOOPS
 
-    advance = LOOPS[cell["loop"]](_model(cell, device), cell["config"], device)
+    advance = LOOPS[cell.loop](_model(cell, device), cell.run.config, device)
     return _timed(advance, cell, device)
 
 
@@ -111,7 +150,7 @@ def grid(cell, device):
     from labsupport.trainer import DeepSpeedTrainer
 
     base = other_bytes()
-    trainer = DeepSpeedTrainer(_model(cell, device), cell["config"])
+    trainer = DeepSpeedTrainer(_model(cell, device), cell.run.config)
     batch = next(iter(_batches(cell, 1)))
     # The moments first: "after initialisation" is before Adam has made its states.
     moments = moments_of(trainer, {name: tensor.to(device) for name, tensor in batch.items()}, base)
@@ -124,16 +163,16 @@ def loops(cell, device):
     from labsupport.gpu.training_loops import by_hand, by_train_epoch
     from labsupport.trainer import DeepSpeedTrainer
 
-    trainer = DeepSpeedTrainer(_model(cell, device), cell["config"])
+    trainer = DeepSpeedTrainer(_model(cell, device), cell.run.config)
 
     def by_train_step(batches):
         for batch in batches:
             trainer.train_step(batch)
 
     ways = {"by hand": by_hand(trainer.engine), "train_epoch": by_train_epoch(trainer), "train_step": by_train_step}
-    batches, order = _batches(cell, cell["steps"]), list(ways)
+    batches, order = _batches(cell, cell.steps), list(ways)
     seconds = {name: [] for name in ways}
-    for window in range(WARM_UP_WINDOWS + cell["windows"]):
+    for window in range(WARM_UP_WINDOWS + cell.windows):
         first = window % len(order)
         for name in order[first:] + order[:first]:
             taken = _seconds(lambda name=name: ways[name](batches), device)
@@ -158,10 +197,10 @@ def hugging_face(cell, device):
     from labsupport.engine import choose_adam
     from labsupport.settings import read_settings
 
-    config = json.loads(json.dumps(cell["config"]))
-    choose_adam(config, read_settings(config, cell["world_size"]))
+    config = copy.deepcopy(cell.run.config)
+    choose_adam(config, read_settings(config, cell.world_size))
     settings, precision = config["optimizer"]["params"], config_precision(config)
-    marks, steps = [], cell["steps"]
+    marks, steps = [], cell.steps
 
     class Clock(transformers.TrainerCallback):
         def on_step_end(self, _arguments, state, _control, **_):
@@ -171,13 +210,13 @@ def hugging_face(cell, device):
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         arguments = transformers.TrainingArguments(
-            output_dir=folder, deepspeed=config, max_steps=steps * (WARM_UP_WINDOWS + cell["windows"]),
-            per_device_train_batch_size=micro_batch_size(cell), learning_rate=settings["lr"],
+            output_dir=folder, deepspeed=config, max_steps=steps * (WARM_UP_WINDOWS + cell.windows),
+            per_device_train_batch_size=cell.micro_batch_size, learning_rate=settings["lr"],
             weight_decay=settings["weight_decay"], max_grad_norm=config["gradient_clipping"],
             bf16=precision == "bf16", fp16=precision == "fp16", use_cpu=device.type == "cpu", report_to="none",
             save_strategy="no", logging_strategy="no", disable_tqdm=True, log_level="error",
         )  # fmt: skip
-        data = ByteWindows(cell["sequence_length"])
+        data = ByteWindows(cell.run.sequence_length)
         model = _model(cell, device)
         transformers.Trainer(model=model, args=arguments, train_dataset=data, callbacks=[Clock()]).train()
     seconds = [(after - before) / steps for before, after in itertools.pairwise(marks)]
@@ -192,7 +231,7 @@ def communication(cell, device):
     from labsupport.measure.collectives import measured_collectives
     from labsupport.trainer import DeepSpeedTrainer
 
-    trainer = DeepSpeedTrainer(_model(cell, device), cell["config"])
+    trainer = DeepSpeedTrainer(_model(cell, device), cell.run.config)
     timed = _timed(by_train_epoch(trainer), cell, device)
     batch = next(iter(_batches(cell, 1)))
     collectives = measured_collectives(trainer.engine, lambda: trainer.train_step(batch))
@@ -218,7 +257,7 @@ KINDS = {
 
 
 def measure(cell, nvme_path=None):
-    """Measure one cell on this rank and return the result as plain data; every rank must call it.
+    """Measure one Cell on this rank and return the result as plain data; every rank must call it.
 
     nvme_path: the folder for what the cell's config puts on NVMe.
     """
@@ -228,17 +267,17 @@ def measure(cell, nvme_path=None):
     from labsupport.engine import start_distributed
 
     start_distributed()
-    if nvme_path and "config" in cell:
-        cell = cell | {"config": with_nvme_path(cell["config"], nvme_path)}
+    if nvme_path and cell.run:
+        cell = cell._replace(run=cell.run._replace(config=with_nvme_path(cell.run.config, nvme_path)))
     if get_accelerator().device_name() != "cuda":
-        return KINDS[cell["kind"]](cell, torch.device("cpu"))
+        return KINDS[cell.kind](cell, torch.device("cpu"))
     device = torch.device("cuda", torch.cuda.current_device())
-    if limit := cell.get("gpu_memory_limit_bytes"):
+    if limit := cell.gpu_memory_limit_bytes:
         whole = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / whole), device)
     # TF32 would make fp32 cells fast and inexact: they are there to be fp32.
     torch.backends.cuda.matmul.allow_tf32 = False
-    return KINDS[cell["kind"]](cell, device)
+    return KINDS[cell.kind](cell, device)
 
 
 def _model(cell, device):
@@ -249,17 +288,17 @@ def _model(cell, device):
     from labsupport.config import zero_stage
     from labsupport.models import build_model, checkpoint_activations, compile_layers
 
-    tight = cell.get("gpu_memory_limit_bytes")
+    tight = cell.gpu_memory_limit_bytes
     # While this lives, transformers partitions each layer as soon as it is made (deepspeed.zero.Init): a model that is
     # larger than the GPU, and than the host, never exists whole.
-    partitioned = HfDeepSpeedConfig(cell["config"]) if tight and zero_stage(cell["config"]) == 3 else None
+    partitioned = HfDeepSpeedConfig(cell.run.config) if tight and zero_stage(cell.run.config) == 3 else None
     with torch.device("cpu" if tight else device):
-        model = build_model(shape_of(cell))
+        model = build_model(cell.run.shape)
     del partitioned
-    if cell.get("checkpointing"):
+    if cell.run.activation_checkpointing:
         checkpoint_activations(model)
-    if cell.get("compile"):
-        compile_layers(model, cell["compile"])
+    if cell.compile:
+        compile_layers(model, cell.compile)
     return model
 
 
@@ -269,7 +308,7 @@ def _batches(cell, count):
     from labsupport.corpus import endless_batches, text_loader
 
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    loader = text_loader(micro_batch_size(cell), rank, world_size, cell["sequence_length"])
+    loader = text_loader(cell.micro_batch_size, rank, world_size, cell.run.sequence_length)
     return list(itertools.islice(endless_batches(loader), count))
 
 
@@ -277,25 +316,25 @@ def _timed(advance, cell, device):
     """Train windows of steps and return their seconds, the speed that follows, and the allocator's bytes."""
     import torch
 
-    batches, losses, seconds = _batches(cell, cell["steps"]), [], []
+    batches, losses, seconds = _batches(cell, cell.steps), [], []
     on_gpu = device.type == "cuda"
-    for window in range(WARM_UP_WINDOWS + cell["windows"]):
+    for window in range(WARM_UP_WINDOWS + cell.windows):
         if window == WARM_UP_WINDOWS and on_gpu:
             torch.cuda.reset_peak_memory_stats()
         taken = _seconds(lambda: losses.append(float(advance(batches))), device)
         if window >= WARM_UP_WINDOWS:
             seconds.append(taken / len(batches))
-    samples = micro_batch_size(cell) * torch.distributed.get_world_size() / statistics.median(seconds)
+    samples = cell.micro_batch_size * torch.distributed.get_world_size() / statistics.median(seconds)
     return {
         "seconds_per_step": seconds,
         "samples_per_second": samples,
-        "tokens_per_second": samples * cell["sequence_length"],
+        "tokens_per_second": samples * cell.run.sequence_length,
         "first_loss": losses[0],
         "last_loss": losses[-1],
         "peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
         "reserved_bytes": torch.cuda.max_memory_reserved() if on_gpu else None,
         "resting_bytes": torch.cuda.memory_allocated() if on_gpu else None,
-        "parameters": shape_of(cell).parameters,
+        "parameters": cell.run.shape.parameters,
     }
 
 
@@ -338,8 +377,8 @@ def _copy_rates(device, size):
 def main(cell_file, result_file, nvme_path=None):
     """Measure the cell of a file, write the result, and return the exit status."""
     with open(cell_file) as file:
-        cell = json.load(file)
-    entry = {"cell": cell}
+        cell = Cell.from_dict(json.load(file))
+    entry = {"cell": cell.as_dict()}
     try:
         entry["measured"] = measure(cell, nvme_path)
     except Exception as error:  # a cell of DeepSpeed, PyTorch or transformers may fail in any way

@@ -1,9 +1,9 @@
 """Figures of what `make gpu` recorded, and a sentence where nothing was recorded yet."""
 
 from labsupport.config import config_precision
-from labsupport.gpu.cells import micro_batch_size
 from labsupport.gpu.tables import (
     GIB,
+    cell_of,
     entries,
     gpu_name,
     gpu_record,
@@ -16,7 +16,6 @@ from labsupport.memory.planner import plan_of
 from labsupport.memory.roles import ROLES
 from labsupport.plots import grouped_bars, roles_side_by_side
 from labsupport.records import FOLDER
-from labsupport.runs import Run
 
 
 class Note:
@@ -33,7 +32,7 @@ def memory_by_stage(suite="grid", folder=FOLDER):
     """Return the figure of the peak by role, predicted and measured, of a suite's 16-bit cells; or a Note."""
     record = gpu_record(suite, folder)
     cells = [] if record is None else entries(record)
-    cells = _alike([entry for entry in cells if config_precision(entry["cell"]["config"]) != "fp32"])
+    cells = _alike([entry for entry in cells if config_precision(cell_of(entry).run.config) != "fp32"])
     if not cells:
         return Note(not_measured(suite))
     predicted, measured = {}, {}
@@ -43,7 +42,7 @@ def memory_by_stage(suite="grid", folder=FOLDER):
         place = "GPU" if accelerator == "cuda" else "host"
         name = name_of(entry).replace(", ", "<br>")
         measured[name] = {role: result["moments"]["peak"][place].get(role, 0) for role in ROLES}
-        predicted[name] = plan_of(Run.from_dict(entry["cell"]), accelerator).moments["peak"][place]
+        predicted[name] = plan_of(cell_of(entry).run, accelerator).moments["peak"][place]
     totals = {name: sum(roles.values()) for name, roles in measured.items()}
     least, most = min(totals, key=totals.get), max(totals, key=totals.get)
     title = f"{_plain(least)} peaks at {totals[least] / GIB:.2f} GiB, {_plain(most)} at {totals[most] / GIB:.2f} GiB"
@@ -85,7 +84,7 @@ def _alike(cells):
 
 
 def _trained(entry):
-    return f"{entry['cell']['model']}, micro-batch {micro_batch_size(entry['cell'])}"
+    return cell_of(entry).model_in_words
 
 
 def _plain(label):

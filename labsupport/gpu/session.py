@@ -34,11 +34,11 @@ CELL_SECONDS = 900  # a cell that takes longer is stopped, and told so
 
 
 def run_cell(cell, nvme_path=None, accelerator="cuda"):
-    """Return the entry of a cell, measured on world_size ranks. nvme_path: the folder for what goes to NVMe."""
+    """Return the entry of a Cell, measured on its ranks. nvme_path: the folder for what goes to NVMe."""
     with tempfile.TemporaryDirectory(prefix="deepspeed-lab-") as folder:
         asked, result = Path(folder, "cell.json"), Path(folder, "result.jsonl")
-        asked.write_text(json.dumps(cell))
-        ranks = cell.get("world_size", 1)
+        asked.write_text(json.dumps(cell.as_dict()))
+        ranks = cell.world_size
         start = torchrun_command(ranks) if ranks > 1 else [sys.executable]
         command = [*start, "-m", "labsupport.gpu.cells", str(asked), str(result), str(nvme_path or folder)]
         environment = importing_this_package(launcher_environment()) | {
@@ -50,7 +50,7 @@ def run_cell(cell, nvme_path=None, accelerator="cuda"):
         told = [json.loads(line) for line in result.read_text().splitlines()] if result.exists() else []
     # Every rank may tell of a failure, and rank 0 of a success that another one did not have.
     failed = [entry for entry in told if "error" in entry]
-    return (failed or told or [{"cell": cell, **_silent_end(status, lines)}])[0]
+    return (failed or told or [{"cell": cell.as_dict(), **_silent_end(status, lines)}])[0]
 
 
 def run_fitting(cell, run=run_cell, say=print):
@@ -118,15 +118,15 @@ class Session:
     def measure_suite(self, name, cells):
         """Return an entry for each cell, {"cell", "measured"} or {"cell", "error"}, and whether one was run now."""
         kept = UnfinishedRecord(self.kept / f"{name}.jsonl", "wanted")
-        missing = [cell for cell in cells if _is_to_run(kept.entry_of(cell))]
+        missing = [cell for cell in cells if _is_to_run(kept.entry_of(cell.as_dict()))]
         with tqdm(total=len(cells), initial=len(cells) - len(missing), desc=name, unit="cell") as bar:
             for wanted in missing:
-                entry = {"wanted": wanted, **run_fitting(wanted, self._measure, tqdm.write)}
+                entry = {"wanted": wanted.as_dict(), **run_fitting(wanted, self._measure, tqdm.write)}
                 self.failed |= _is_to_run(entry)
                 kept.add(entry)
                 tqdm.write(f"{label(wanted)}: {line(entry)}")
                 bar.update()
-        return [kept.entry_of(cell) for cell in cells], bool(missing)
+        return [kept.entry_of(cell.as_dict()) for cell in cells], bool(missing)
 
     def forget(self):
         """Forget the finished cells."""
@@ -184,15 +184,15 @@ class LiveCpuRanks:
             ranks.stop()
 
     def __call__(self, cell):
-        if cell["kind"] == "environment":  # one cell as on a GPU, through a process of its own
+        if cell.kind == "environment":  # one cell as on a GPU, through a process of its own
             return run_cell(cell, self._nvme_path, "cpu")
-        count = cell.get("world_size", 1)
+        count = cell.world_size
         if count not in self._ranks:
             self._ranks[count] = Ranks(count, "cpu")
         try:
-            return {"cell": cell, "measured": self._ranks[count].run(measure, cell, self._nvme_path)[0]}
+            return {"cell": cell.as_dict(), "measured": self._ranks[count].run(measure, cell, self._nvme_path)[0]}
         except TrainingError as error:
-            return {"cell": cell, "error": str(error)}
+            return {"cell": cell.as_dict(), "error": str(error)}
 
 
 def run_here(suite, model=None):
@@ -209,7 +209,7 @@ def run_here(suite, model=None):
     cells = [
         cell
         for cell in SUITES[suite](tier)
-        if config_precision(cell["config"]) == tier.precisions[0] and "nvme" not in offload_devices(cell["config"])
+        if config_precision(cell.run.config) == tier.precisions[0] and "nvme" not in offload_devices(cell.run.config)
     ]
     found = [run_fitting(cell, say=tqdm.write) for cell in tqdm(cells, desc=f"measuring here: {suite}", unit="cell")]
     for entry in found:

@@ -1,4 +1,4 @@
-"""The suites of `make gpu`: which cells each one measures on this machine. Plain data; no torch.
+"""The suites of `make gpu`: which Cells each one measures on this machine. Plain data; no torch.
 
     tier = Tier(dry_run=False, ranks=1)
     tier.environment, tier.ops = ...        # what the first two suites found
@@ -10,13 +10,12 @@ stage, which is the only thing that is called so here. labsupport.gpu.session ru
 preset that the planner finds room for.
 """
 
-import copy
 import shutil
 import tempfile
 
-from labsupport.config import config_precision, create_deepspeed_config, merge_configs, offload_devices, zero_stage
+from labsupport.config import config_precision, create_deepspeed_config, merge_configs, zero_stage
 from labsupport.errors import TrainingError
-from labsupport.gpu.cells import WARM_UP_WINDOWS, micro_batch_size
+from labsupport.gpu.cells import OWN_LOOP, PRECISIONS, WARM_UP_WINDOWS, Cell
 from labsupport.machine.probes import locking_obstacle, processor_computes_fp16
 from labsupport.measure import agreement
 from labsupport.measure.agreement import small_run
@@ -24,10 +23,8 @@ from labsupport.memory.planner import plan, plan_of
 from labsupport.memory.room import ALLOWANCE_BYTES, last_that_holds
 from labsupport.models import PRESETS, preset_named
 from labsupport.runs import Run
-from labsupport.step_time.flops import MATRIX_SIZE
 
 MODELS = ("1.3b", "300m", "85m", "10m", "1m", "tiny")  # from large to small, all GPT-2
-PRECISIONS = ("bf16", "fp16", "fp32")
 ROOM = 0.9  # of a GPU's memory that a planned peak may take: the planner's own tolerance is left free
 # Of the host's memory or of a drive, what offload may take by plan: PyTorch pins powers of two, and others live there.
 HOST_ROOM = 0.6
@@ -91,10 +88,9 @@ class Tier:
 
     def config(self, stage, precision, micro_batch, ranks=None, **choices):
         """Return a config of this tier: the same buckets everywhere, and the Adam that this machine can run."""
-        ranks = ranks or self.ranks
         config = create_deepspeed_config(
-            stage, precision=precision, world_size=ranks, micro_batch_size=micro_batch,
-            train_batch_size=micro_batch * ranks, nvme_path=NVME_FOLDER if "nvme" in choices.values() else None,
+            stage, precision=precision, world_size=ranks or self.ranks, micro_batch_size=micro_batch,
+            train_batch_size=None, nvme_path=NVME_FOLDER if "nvme" in choices.values() else None,
             bucket_size=20_000 if self.dry_run else BUCKET_ELEMENTS, **choices,
         )  # fmt: skip
         return _low_scale(merge_configs(config, self.adam if not any(choices.values()) else {}))
@@ -105,8 +101,8 @@ class Tier:
         torch_adam = self.ops and self.ops["optimizer"] == "torch AdamW"
         return {"optimizer": {"params": {"torch_adam": True}}} if torch_adam else {}
 
-    def cell(self, kind, stage, precision="bf16", model=None, micro_batch=None, ranks=None, more=None, **choices):
-        """Return a cell. choices: what create_deepspeed_config takes. more: laid over the cell."""
+    def cell(self, kind, stage, precision="bf16", model=None, micro_batch=None, ranks=None, timing=None, **choices):
+        """Return a Cell. timing: its own fields, beside kind and run. choices: what create_deepspeed_config takes."""
         name, most = self.model(precision)
         name, micro_batch = model or name, micro_batch or most
         config = self.config(stage, precision, micro_batch, ranks, **choices)
@@ -117,16 +113,9 @@ class Tier:
             steps = min(steps, SLOW_STEPS)
         if "nvme" in choices.values():
             steps, windows = 1, 2  # each step writes all states to a drive that wears
-        return {
-            "kind": kind,
-            "model": name,
-            "sequence_length": 32 if self.dry_run else preset_named(name).longest_sequence,
-            "world_size": ranks or self.ranks,
-            "checkpointing": False,
-            "config": config,
-            "steps": steps,
-            "windows": windows,
-        } | (more or {})
+        length = 32 if self.dry_run else preset_named(name).longest_sequence
+        run = Run(name, config, ranks or self.ranks, length)
+        return Cell(kind, run, **{"steps": steps, "windows": windows} | (timing or {}))
 
 
 def _low_scale(config):
@@ -136,17 +125,14 @@ def _low_scale(config):
     return config
 
 
-def environment(tier):
+def environment(_tier):
     """The machine and its rates."""
-    size, seconds = (256, 0.02) if tier.dry_run else (MATRIX_SIZE, 1.0)
-    precisions = ["bf16", "fp32"] if tier.dry_run else list(PRECISIONS)
-    return [{"kind": "environment", "matrix_size": size, "seconds": seconds, "precisions": precisions,
-             "copied_bytes": 2**30}]  # fmt: skip
+    return [Cell("environment")]
 
 
 def ops(_tier):
     """The ops that DeepSpeed compiles."""
-    return [{"kind": "ops"}]
+    return [Cell("ops")]
 
 
 def grid(tier):
@@ -176,30 +162,26 @@ def memory(tier):
     for run in tier.some(runs, each=6):
         adam = tier.adam if "offload_optimizer" not in run.config["zero_optimization"] else {}
         run = run._replace(config=_low_scale(merge_configs(run.config, adam)), sequence_length=length)
-        cells.append({"kind": "memory"} | run.as_dict())
+        cells.append(Cell("memory", run))
     return cells
 
 
 def speed(tier):
     """Plain PyTorch, DDP, FSDP2 and ZeRO with the same model and batch, eager and with compiled layers."""
     low = tier.precisions[0]
-    ways = (
-        [("plain PyTorch", 0), ("DDP", 0)]
-        + ([("FSDP2", 0)] if low == "bf16" else [])
-        + [("DeepSpeedTrainer", z) for z in range(4)]
-    )
+    ways = [("plain PyTorch", 0, 1), ("DDP", 0, None)]
+    ways += [("FSDP2", 0, None)] if low == "bf16" else []
+    ways += [(OWN_LOOP, stage, None) for stage in range(4)]
     backend = "aot_eager" if tier.dry_run else "inductor"
     eager, compiled = (
         [
-            tier.cell(
-                "speed", stage, low, ranks=1 if loop == "plain PyTorch" else None, more={"loop": loop, "compile": each}
-            )
-            for loop, stage in ways
+            tier.cell("speed", stage, low, ranks=ranks, timing={"loop": loop, "compile": how})
+            for loop, stage, ranks in ways
         ]
-        for each in (None, backend)
+        for how in (None, backend)
     )
     # Stage 3's hooks break torch.compile's graphs at every module, and what is timed then is no compiled layer.
-    compiled = [cell for cell in compiled if zero_stage(cell["config"]) < 3]
+    compiled = [cell for cell in compiled if zero_stage(cell.run.config) < 3]
     return eager + tier.some(compiled, each=4)
 
 
@@ -221,7 +203,7 @@ def offload(tier):
             for stage, states, parameters in OFFLOADS
             if "nvme" not in (states, parameters) or tier.ops["nvme"]
         ]
-        if tier.dry_run or all(_fits(tier, cell, ROOM * tier.gpu_bytes) for cell in found):
+        if tier.dry_run or all(_fits(tier, cell.run, ROOM * tier.gpu_bytes) for cell in found):
             break
     return tier.some(found, each=3)
 
@@ -241,13 +223,12 @@ def largest(tier):
             continue
         choices = {"offload_optimizer": states or False, "offload_param": parameters or False}
         name = "tiny" if tier.dry_run else "1.3b"
-        cell = tier.cell("speed", stage, low, model=name, micro_batch=1, **choices)
-        cell |= {"loop": "DeepSpeedTrainer", "checkpointing": checkpointing, "steps": 1, "windows": 2}
-        cell["gpu_memory_limit_bytes"] = int(limit)
-        layers = last_that_holds(lambda count, cell=cell: _fits(tier, cell | {"layers": count}, limit), 400)
-        if tier.dry_run:
-            layers = 2
-        found.append(cell | {"layers": max(1, layers + -(-layers // 20))})
+        timing = {"steps": 1, "windows": 2, "gpu_memory_limit_bytes": int(limit)}
+        cell = tier.cell("speed", stage, low, model=name, micro_batch=1, timing=timing, **choices)
+        run, layers = cell.run._replace(activation_checkpointing=checkpointing), 2
+        if not tier.dry_run:
+            layers = last_that_holds(lambda count, run=run: _fits(tier, run._replace(layers=count), limit), 400)
+        found.append(cell._replace(run=run._replace(layers=max(1, layers + -(-layers // 20)))))
     return tier.some(found, each=3)
 
 
@@ -257,8 +238,8 @@ STRATEGIES = (
 )  # fmt: skip
 
 
-def _fits(tier, cell, limit):
-    planned = plan_of(Run.from_dict(cell), tier.accelerator)
+def _fits(tier, run, limit):
+    planned = plan_of(run, tier.accelerator)
     host, disk = tier.environment["host_memory_bytes"], shutil.disk_usage(tier.nvme_path).free
     return (
         planned.place_bytes("peak", "GPU") <= limit
@@ -285,49 +266,30 @@ SUITES = {
 
 
 def next_size_down(cell):
-    """Return the cell to try when this one runs out of memory, or None where there is no smaller one.
+    """Return the Cell to try when this one runs out of memory, or None where there is no smaller one.
 
     Half the micro-batch first; then the next smaller preset, or a twentieth fewer layers where layers are counted.
     """
-    if "config" not in cell:
+    run = cell.run
+    if run is None:
         return None
-    smaller = copy.deepcopy(cell)
-    if cell.get("layers"):
-        smaller["layers"] -= -(-cell["layers"] // 20)
-        return smaller if smaller["layers"] > 0 else None
-    config = smaller["config"]
-    if micro_batch_size(cell) > 1:
-        config["train_micro_batch_size_per_gpu"] //= 2
-        steps = config["gradient_accumulation_steps"] * cell["world_size"]
-        config["train_batch_size"] = config["train_micro_batch_size_per_gpu"] * steps
-        return smaller
-    below = MODELS[MODELS.index(cell["model"]) + 1 :] if cell["model"] in MODELS else MODELS
+    if run.layers:
+        fewer = run.layers - -(-run.layers // 20)
+        return cell._replace(run=run._replace(layers=fewer)) if fewer else None
+    if cell.micro_batch_size > 1:
+        config = run.config | {"train_micro_batch_size_per_gpu": cell.micro_batch_size // 2}
+        config.pop("train_batch_size", None)  # DeepSpeed infers it
+        return cell._replace(run=run._replace(config=config))
+    below = MODELS[MODELS.index(run.model) + 1 :] if run.model in MODELS else MODELS
     if not below:
         return None
-    smaller["model"] = below[0]
-    smaller["sequence_length"] = min(cell["sequence_length"], PRESETS[below[0]].longest_sequence)
-    return smaller
+    length = min(run.sequence_length, PRESETS[below[0]].longest_sequence)
+    return cell._replace(run=run._replace(model=below[0], sequence_length=length))
 
 
 def label(cell):
-    """Return a cell in a few words."""
-    if "config" not in cell:
-        return cell["kind"]
-    config = cell["config"]
-    where = [f"{what} on {place}" for what, place in zip(("states", "parameters"), offload_devices(config), strict=True)
-             if place != "none"]  # fmt: skip
-    words = [
-        cell["model"] + (f" with {cell['layers']} layers" if cell.get("layers") else ""),
-        cell["loop"] if cell.get("loop", "DeepSpeedTrainer") != "DeepSpeedTrainer" else f"stage {zero_stage(config)}",
-        config_precision(config),
-        f"micro-batch {micro_batch_size(cell)}",
-        *where,
-        *(["checkpointing"] if cell["checkpointing"] else []),
-        *(["compiled"] if cell.get("compile") else []),
-        *([f"{cell['world_size']} ranks"] if cell["world_size"] > 1 else []),
-        *([cell["note"]] if cell.get("note") else []),
-    ]
-    return f"{cell['kind']}: " + ", ".join(words)
+    """Return a Cell in a few words."""
+    return f"{cell.kind}: {cell.in_words()}" if cell.run else cell.kind
 
 
 def line(entry):
@@ -342,7 +304,7 @@ def line(entry):
     for name, ratio in result.get("median_ratio_to_by_hand", {}).items():
         words.append(f"{name} {ratio:.3f} of by hand")
     if "moments" in result:
-        compared = agreement.compare(Run.from_dict(entry["cell"]), result, agreement.accelerator_of(result))
+        compared = agreement.compare(Cell.from_dict(entry["cell"]).run, result, agreement.accelerator_of(result))
         states = max(abs(error) for *_, error in compared["states"].values())
         words.append(f"planner {states:.1%} off in model states, {compared['peak'][2]:+.1%} at the peak")
     return ", ".join(words) or "done"

@@ -6,13 +6,12 @@ speed_by_stage()                # a figure; or a note, where no GPU was measured
 
 import statistics
 
-from labsupport.config import config_precision, offload_devices, zero_stage
+from labsupport.config import config_precision
 from labsupport.errors import LabError
-from labsupport.gpu.cells import micro_batch_size, shape_of
+from labsupport.gpu.cells import Cell
 from labsupport.measure import agreement
 from labsupport.memory.messages import total_wire_bytes
 from labsupport.records import FOLDER, provenance, read_record
-from labsupport.runs import Run
 from labsupport.step_time.flops import H100_BF16_FLOPS, utilisation
 
 GIB = 2**30
@@ -50,31 +49,22 @@ def entries(record):
     return [entry for entry in record["measured"]["cells"] if "measured" in entry]
 
 
-def name_of(entry, model=False):
-    """Return what tells a cell from its neighbours in a table: loop or stage, precision, offload, compilation."""
-    cell = entry["cell"]
-    loop = cell.get("loop", "DeepSpeedTrainer")
-    words = [loop if loop != "DeepSpeedTrainer" else f"stage {zero_stage(cell['config'])}"]
-    words += [config_precision(cell["config"])] if loop == "DeepSpeedTrainer" and "loop" not in cell else []
-    states, parameters = offload_devices(cell["config"])
-    if states != "none":
-        words.append(f"states on {states}")
-    if parameters != "none":
-        words.append(f"parameters on {parameters}")
-    words += ["checkpointing"] if cell.get("checkpointing") else []
-    words += ["compiled layers"] if cell.get("compile") else []
-    words += [f"{cell['world_size']} GPUs"] if cell["world_size"] > 1 else []
-    words += [cell["note"]] if cell.get("note") else []
-    words += [cell["model"]] if model else []
-    return ", ".join(words)
+def cell_of(entry):
+    """Return the Cell of an entry."""
+    return Cell.from_dict(entry["cell"])
+
+
+def name_of(entry):
+    """Return what tells a cell from its neighbours in a table, which trains one model or names it elsewhere."""
+    return cell_of(entry).in_words(with_model=False)
 
 
 def share_of_peak(entry, record):
     """Return (of this GPU's measured matrix rate, of the data sheet's 989 TFLOP/s for bf16 or None), 0 to 1."""
-    cell, result = entry["cell"], entry["measured"]
-    precision, ranks = config_precision(cell["config"]), cell["world_size"]
+    run, result = cell_of(entry).run, entry["measured"]
+    precision, ranks = config_precision(run.config), run.world_size
     rate = record["measured"]["environment"]["matmul_flops"].get(precision)
-    args = shape_of(cell), cell["sequence_length"], result["tokens_per_second"]
+    args = run.shape, run.sequence_length, result["tokens_per_second"]
     on_sheet = gpu_name(record) in SXM_CARDS and precision != "fp32"
     sheet = utilisation(*args, ranks * H100_BF16_FLOPS) if on_sheet else None
     return (utilisation(*args, ranks * rate) if rate else None), sheet
@@ -99,13 +89,13 @@ def speed_table(record):
     """Every cell of a record with a speed: tokens and samples per second, utilisation, and the allocator's peak."""
     rows = []
     for entry in entries(record):
-        result = entry["measured"]
+        cell, result = cell_of(entry), entry["measured"]
         if "tokens_per_second" not in result:
             continue
         measured, sheet = share_of_peak(entry, record)
         spread = [seconds / statistics.median(result["seconds_per_step"]) - 1 for seconds in result["seconds_per_step"]]
         rows.append((
-            _breaking_at_commas(name_of(entry)), f"{entry['cell']['model']}, {micro_batch_size(entry['cell'])}",
+            _breaking_at_commas(name_of(entry)), f"{cell.run.model_in_words}, {cell.micro_batch_size}",
             f"{result['tokens_per_second']:,.0f}", f"{result['samples_per_second']:,.1f}",
             _percent(measured), _percent(sheet), f"{max(spread):+.0%}",
             "-" if not result["peak_bytes"] else f"{result['peak_bytes'] / GIB:.2f}",
@@ -121,15 +111,15 @@ def memory_table(record):
     for entry in entries(record):
         if "moments" not in entry["measured"]:
             continue
-        run, result = Run.from_dict(entry["cell"]), entry["measured"]
-        compared = agreement.compare(run, result, agreement.accelerator_of(result))
+        cell, result = cell_of(entry), entry["measured"]
+        compared = agreement.compare(cell.run, result, agreement.accelerator_of(result))
         states = max((error for *_, error in compared["states"].values()), key=abs)
         _, peak, error = compared["peak"]
         bad = abs(states) > agreement.STATE_TOLERANCE or abs(error) > agreement.PEAK_TOLERANCE
         role, predicted, measured = compared["worst_role"]
         worst = f"{role}: {predicted / GIB:.3f} for {measured / GIB:.3f} GiB"
         rows.append((
-            _breaking_at_commas(name_of(entry, model=True)),
+            _breaking_at_commas(cell.in_words()),
             f"{compared['states']['at rest'][1] / GIB:.3f}", f"{states:+.1%}",
             f"{peak / GIB:.3f}", f"{error:+.1%}" + (" **miss**" if bad else ""), compared["phases"][1], worst,
         ))  # fmt: skip
@@ -159,11 +149,11 @@ def largest_table(record):
     """The largest model of each strategy that was trained, and how much of the GPU it was allowed."""
     rows = []
     for entry in entries(record):
-        result, cell = entry["measured"], entry["cell"]
+        result, cell = entry["measured"], cell_of(entry)
         peak = f"{result['peak_bytes'] / GIB:.2f}" if result["peak_bytes"] else "-"
         known = "larger did not fit" if "did_not_fit" in entry else "the first size tried fitted: at least this"
-        limit = f"{cell['gpu_memory_limit_bytes'] / GIB:.1f}"
-        rows.append((name_of(entry), f"{result['parameters'] / 1e9:.2f}", str(cell["layers"]), limit, peak,
+        limit = f"{cell.gpu_memory_limit_bytes / GIB:.1f}"
+        rows.append((name_of(entry), f"{result['parameters'] / 1e9:.2f}", str(cell.run.layers), limit, peak,
                      f"{result['tokens_per_second']:,.0f}", known))  # fmt: skip
     head = ("Strategy", "Parameters, billions", "Layers", "Allowed, GiB", "Peak, GiB", "Tokens/s", "Next size")
     return _table(head, rows)
@@ -175,7 +165,7 @@ def scaling_table(record):
     for entry in entries(record):
         result = entry["measured"]
         share = result["nccl_share_of_step"]
-        sent = total_wire_bytes(result["collectives"], entry["cell"]["world_size"]) / GIB
+        sent = total_wire_bytes(result["collectives"], cell_of(entry).world_size) / GIB
         rows.append((name_of(entry), f"{result['tokens_per_second']:,.0f}", f"{sent:.3f}", _percent(share)))
     return _table(("Run", "Tokens/s, all GPUs", "Sent by a GPU in a step, GiB", "NCCL's share of the step"), rows)
 
@@ -201,9 +191,8 @@ def _did_not_fit(record):
     lines = []
     for entry in record["measured"]["cells"]:
         if "did_not_fit" in entry:
-            wanted = entry["wanted"]
-            name = f"{name_of({'cell': wanted}, model=True)}, micro-batch {micro_batch_size(wanted)}"
-            lines.append(f"- {name}: {entry['did_not_fit']} The next size down is above.")
+            wanted = Cell.from_dict(entry["wanted"])
+            lines.append(f"- {wanted.in_words()}: {entry['did_not_fit']} The next size down is above.")
         if "error" in entry:
-            lines.append(f"- {name_of(entry, model=True)} failed: {entry['error']}")
+            lines.append(f"- {cell_of(entry).in_words()} failed: {entry['error']}")
     return "\n\n" + "\n".join(lines) if lines else ""

@@ -11,20 +11,21 @@ import pytest
 from conftest import ROOT
 from recorded_schema import faults
 
+from labsupport.config import zero_stage
 from labsupport.errors import TrainingError
 from labsupport.gpu import figures
 from labsupport.gpu import session as gpu_session
 from labsupport.gpu import suites as gpu_suites
 from labsupport.gpu import tables as gpu_records
-from labsupport.gpu.cells import is_out_of_memory
+from labsupport.gpu.cells import Cell, is_out_of_memory
 from labsupport.gpu.session import Session, kept_folder
-from labsupport.gpu.suites import SUITES, Tier, next_size_down
+from labsupport.gpu.suites import SUITES, Tier, label, next_size_down
 from labsupport.machine import probes as machine
 from labsupport.measure import agreement
 from labsupport.memory.messages import total_wire_bytes
 from labsupport.memory.planner import plan_of
 from labsupport.records import read_record, record_names
-from labsupport.runs import Run
+from labsupport.settings import read_settings
 
 pytestmark = pytest.mark.slow
 
@@ -52,20 +53,20 @@ def test_every_suite_runs_and_records_where_it_came_from(dry_run, suite):
 def test_the_cells_measured_what_their_suite_is_for(dry_run):
     cells = {suite: read_record(f"gpu_{suite}", dry_run)["measured"]["cells"] for suite in SUITES}
     for entry in cells["grid"] + cells["memory"]:
-        compared = agreement.compare(Run.from_dict(entry["cell"]), entry["measured"])
+        compared = agreement.compare(gpu_records.cell_of(entry).run, entry["measured"])
         assert all(abs(error) <= agreement.STATE_TOLERANCE for *_, error in compared["states"].values())
         assert abs(compared["peak"][2]) <= agreement.PEAK_TOLERANCE
     loops = {(entry["cell"]["loop"], bool(entry["cell"]["compile"])) for entry in cells["speed"]}
     assert {"plain PyTorch", "DDP", "FSDP2", "DeepSpeedTrainer"} == {loop for loop, _ in loops}
     assert {compiled for _, compiled in loops} == {True, False}
     for entry in cells["speed"] + cells["grid"] + cells["largest"]:
-        result, cell = entry["measured"], entry["cell"]
-        assert len(result["seconds_per_step"]) == cell["windows"] and result["last_loss"] < 8
-        samples = cell["config"]["train_micro_batch_size_per_gpu"] * cell["world_size"]
-        assert result["tokens_per_second"] == pytest.approx(result["samples_per_second"] * cell["sequence_length"])
+        result, cell = entry["measured"], gpu_records.cell_of(entry)
+        assert len(result["seconds_per_step"]) == cell.windows and result["last_loss"] < 8
+        samples = cell.micro_batch_size * cell.world_size
+        assert result["tokens_per_second"] == pytest.approx(result["samples_per_second"] * cell.run.sequence_length)
         assert samples / result["samples_per_second"] in [pytest.approx(each) for each in _between(result)]
     for entry in cells["scaling"]:
-        parameters, ranks = entry["measured"]["parameters"], entry["cell"]["world_size"]
+        parameters, ranks = entry["measured"]["parameters"], gpu_records.cell_of(entry).world_size
         sent = total_wire_bytes(entry["measured"]["collectives"], ranks)
         # A ring sends each of a model's two bytes twice over two ranks' halves: stage 1 half as much again.
         assert sent == 0 if ranks == 1 else 2 * parameters <= sent <= 3.1 * parameters
@@ -106,7 +107,7 @@ def test_a_record_becomes_figures_that_name_their_hardware(dry_run, suite):
 def test_runs_of_other_models_or_batches_are_not_set_beside_each_other(dry_run):
     cells = _entries(dry_run, "grid")
     other = copy.deepcopy(cells[-1])
-    other["cell"]["config"]["train_micro_batch_size_per_gpu"] = 1
+    other["cell"]["run"]["config"]["train_micro_batch_size_per_gpu"] = 1
     speed = figures.speed_by_stage(
         own={"device": "a card", "machine": "1 x a card", "cells": [*cells[:1], other]}, folder=dry_run
     )
@@ -138,7 +139,7 @@ def test_the_planner_is_within_its_tolerance_of_a_recorded_gpu(suite):
     if record is None:
         pytest.skip(f"no GPU record of suite {suite}: make gpu on a machine with a GPU writes it")
     for entry in gpu_records.entries(record):
-        compared = agreement.compare(Run.from_dict(entry["cell"]), entry["measured"], "cuda")
+        compared = agreement.compare(gpu_records.cell_of(entry).run, entry["measured"], "cuda")
         assert all(abs(error) <= agreement.STATE_TOLERANCE for *_, error in compared["states"].values()), entry["cell"]
         assert abs(compared["peak"][2]) <= agreement.PEAK_TOLERANCE, entry["cell"]
 
@@ -168,7 +169,7 @@ def test_the_model_is_the_largest_that_the_planner_finds_room_for(memory_bytes, 
 
 def test_offload_is_compared_with_one_model_that_has_room_everywhere(monkeypatch):
     def models(tier):
-        return {cell["model"] for cell in SUITES["offload"](tier)}
+        return {cell.run.model for cell in SUITES["offload"](tier)}
 
     assert models(tier_of()) == {"1.3b"}
     assert models(tier_of(host_memory_bytes=32 * 2**30)) == {"300m"}
@@ -193,9 +194,9 @@ def test_a_gpu_without_bf16_is_measured_in_fp16_with_a_scale_that_skips_no_step(
     assert tier.precisions == ["fp16", "fp32"]
     for name in ("grid", "memory", "speed", "trainer", "offload", "largest"):
         for cell in SUITES[name](tier):
-            assert not cell["config"].get("bf16") and cell.get("loop") != "FSDP2"
-            if "fp16" in cell["config"]:
-                assert cell["config"]["fp16"]["initial_scale_power"] <= 8
+            assert not cell.run.config.get("bf16") and cell.loop != "FSDP2"
+            if "fp16" in cell.run.config:
+                assert cell.run.config["fp16"]["initial_scale_power"] <= 8
 
 
 def test_every_cell_of_every_suite_is_one_that_the_planner_can_predict():
@@ -203,20 +204,39 @@ def test_every_cell_of_every_suite_is_one_that_the_planner_can_predict():
     tier.ranks = 2
     for name in ("grid", "memory", "speed", "offload", "largest", "scaling"):
         for cell in SUITES[name](tier):
-            planned = plan_of(Run.from_dict(cell), "cuda")
-            limit = cell.get("gpu_memory_limit_bytes", GPU["memory_bytes"])
-            assert planned.place_bytes("peak", "GPU") <= 1.1 * limit, gpu_suites.label(cell)
+            planned = plan_of(cell.run, "cuda")
+            limit = cell.gpu_memory_limit_bytes or GPU["memory_bytes"]
+            assert planned.place_bytes("peak", "GPU") <= 1.1 * limit, label(cell)
 
 
 def test_what_does_not_fit_is_made_smaller_until_nothing_is_left():
     cell, seen = tier_of().cell("grid", 2, model="85m", micro_batch=4), []
     while cell is not None:
-        seen.append((cell["model"], cell["config"]["train_micro_batch_size_per_gpu"]))
-        assert cell["config"]["train_batch_size"] == seen[-1][1]
+        seen.append((cell.run.model, cell.micro_batch_size))
+        assert read_settings(cell.run.config, 3).micro_batch_size == cell.micro_batch_size
         cell = next_size_down(cell)
     assert seen == [("85m", 4), ("85m", 2), ("85m", 1), ("10m", 1), ("1m", 1), ("tiny", 1)]
-    layered = tier_of().cell("speed", 2, model="1.3b", micro_batch=1) | {"layers": 41}
-    assert next_size_down(layered)["layers"] == 38 and next_size_down(layered | {"layers": 1}) is None
+    cell = tier_of().cell("speed", 2, model="1.3b", micro_batch=1)
+    layered, single = (cell._replace(run=cell.run._replace(layers=layers)) for layers in (41, 1))
+    assert next_size_down(layered).run.layers == 38 and next_size_down(single) is None
+    assert next_size_down(Cell("ops")) is None
+
+
+def test_a_smaller_micro_batch_fits_a_config_that_names_the_whole_batch():
+    run = agreement.small_run(2, world_size=4, accumulation=3)
+    smaller = next_size_down(Cell("memory", run)).run
+    settings = read_settings(smaller.config, 4)
+    assert (settings.micro_batch_size, settings.accumulation_steps) == (1, 3)
+    assert read_settings(run.config, 4).micro_batch_size == 2, "the larger one stays as it was"
+
+
+def test_a_cell_survives_json_and_no_two_of_a_suite_have_the_same_name():
+    tier = tier_of()
+    tier.ranks = 2
+    for name in SUITES:
+        cells = SUITES[name](tier)
+        assert [Cell.from_dict(json.loads(json.dumps(cell.as_dict()))) for cell in cells] == cells
+        assert len({label(cell) for cell in cells}) == len(cells)
 
 
 class Machine:
@@ -226,16 +246,16 @@ class Machine:
         self.asked, self.breaks, self.left = [], breaks, interrupted_after
 
     def __call__(self, cell, *_):
-        self.asked.append(copy.deepcopy(cell))
+        self.asked.append(cell)
         if self.left is not None:
             self.left -= 1
             if self.left < 0:
                 raise KeyboardInterrupt
-        if cell["config"]["train_micro_batch_size_per_gpu"] > 2:
-            return {"cell": cell, "error": "The GPU ran out of memory.", "out_of_memory": True}
-        if self.breaks == cell["config"]["zero_optimization"]["stage"]:
-            return {"cell": cell, "error": "It broke.", "out_of_memory": False}
-        return {"cell": cell, "measured": {"tokens_per_second": 1.0}}
+        if cell.micro_batch_size > 2:
+            return {"cell": cell.as_dict(), "error": "The GPU ran out of memory.", "out_of_memory": True}
+        if self.breaks == zero_stage(cell.run.config):
+            return {"cell": cell.as_dict(), "error": "It broke.", "out_of_memory": False}
+        return {"cell": cell.as_dict(), "measured": {"tokens_per_second": 1.0}}
 
 
 def small_cells():
@@ -246,16 +266,16 @@ def test_out_of_memory_tries_the_next_size_and_the_entry_says_so(tmp_path):
     session = Session(tier_of(), tmp_path, processes := Machine())
     cell = tier_of().cell("grid", 2, model="85m", micro_batch=8)
     (entry,), _ = session.measure_suite("grid", [cell])
-    assert [asked["config"]["train_micro_batch_size_per_gpu"] for asked in processes.asked] == [8, 4, 2]
-    assert entry["did_not_fit"] == "The GPU ran out of memory." and entry["wanted"] == cell
-    assert entry["cell"]["config"]["train_micro_batch_size_per_gpu"] == 2 and not session.failed
+    assert [asked.micro_batch_size for asked in processes.asked] == [8, 4, 2]
+    assert entry["did_not_fit"] == "The GPU ran out of memory." and entry["wanted"] == cell.as_dict()
+    assert gpu_records.cell_of(entry).micro_batch_size == 2 and not session.failed
 
 
 def test_an_interrupted_suite_goes_on_where_it_stopped(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         Session(tier_of(), tmp_path, Machine(interrupted_after=2)).measure_suite("grid", small_cells())
     entries, _ = Session(tier_of(), tmp_path, processes := Machine()).measure_suite("grid", small_cells())
-    assert [asked["config"]["zero_optimization"]["stage"] for asked in processes.asked] == [2, 3] and len(entries) == 4
+    assert [zero_stage(asked.run.config) for asked in processes.asked] == [2, 3] and len(entries) == 4
 
 
 def test_a_cell_that_broke_keeps_its_sentence_and_is_tried_again(tmp_path):
@@ -304,11 +324,11 @@ def test_a_result_that_an_interruption_cut_is_measured_again(tmp_path):
 
 def test_a_suite_without_any_measurement_leaves_an_earlier_record_alone(tmp_path, capsys):
     def run_cell(cell, *_):
-        if cell["kind"] == "environment":
-            return {"cell": cell, "measured": GPU}
-        if cell["kind"] == "ops":
-            return {"cell": cell, "measured": tier_of().ops}
-        return {"cell": cell, "error": "It broke.", "out_of_memory": False}
+        if cell.kind == "environment":
+            return {"cell": cell.as_dict(), "measured": GPU}
+        if cell.kind == "ops":
+            return {"cell": cell.as_dict(), "measured": tier_of().ops}
+        return {"cell": cell.as_dict(), "error": "It broke.", "out_of_memory": False}
 
     assert not Session(tier_of(), tmp_path / "kept", run_cell).run(["grid"], tmp_path)
     assert not list(tmp_path.glob("gpu_*.json")) and "nothing is recorded" in capsys.readouterr().out
