@@ -1,5 +1,7 @@
 """The stage comparison behind `--compare`: real runs of stages 0 to 3, side by side."""
 
+from tabulate import tabulate
+
 from labsupport.command_line import write_json
 from labsupport.errors import LabError
 from labsupport.launch.launcher import run_program
@@ -47,7 +49,7 @@ def table(results):
     """Return the comparison as text: bytes and speed as measured, and as a share of stage 0's."""
     base = results[0]
     place = "GPU" if base["accelerator"] == "cuda" else "rank"
-    rows = [("Stage", f"Memory per {place}", "Speed", "Best for")]
+    rows = []
     for result in results:
         memory, speed = result["model_state_bytes_per_rank"], result["samples_per_second"]
         rows.append((
@@ -56,8 +58,8 @@ def table(results):
             f"{speed:.1f} samples/s ({speed / base['samples_per_second']:.0%})",
             BEST_FOR[result["stage"]],
         ))  # fmt: skip
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    head = ("Stage", f"Memory per {place}", "Speed", "Best for")
+    text = tabulate(rows, head, "simple", disable_numparse=True, colalign=["left"] * len(head))
     note = (
         f"Measured: {base['model']} model, {base['parameters']:,} parameters, {base['precision']}, "
         f"{base['world_size']} ranks, {base['hardware']}. "
@@ -66,4 +68,4 @@ def table(results):
     )
     if base["world_size"] == 1:
         note += " On one rank nothing is partitioned, so the stages differ by their buffers alone."
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], note])
+    return f"{text}\n{note}"

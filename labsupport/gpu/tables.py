@@ -6,6 +6,8 @@ speed_by_stage()                # a figure; or a note, where no GPU was measured
 
 import statistics
 
+from tabulate import tabulate
+
 from labsupport.config import config_precision
 from labsupport.errors import LabError
 from labsupport.gpu.cells import Cell
@@ -182,8 +184,8 @@ def _percent(share):
 def _table(head, rows):
     if not rows:
         raise LabError("The record holds no cell that was measured: run make gpu again.")
-    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+    align = ["left", *["right"] * (len(head) - 1)]
+    return tabulate(rows, head, "pipe", disable_numparse=True, colalign=align)
 
 
 def _did_not_fit(record):

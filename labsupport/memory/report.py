@@ -4,6 +4,8 @@ import argparse
 import json
 import sys
 
+from tabulate import tabulate
+
 from labsupport.command_line import OneSentenceParser
 from labsupport.config import read_config
 from labsupport.config_checks import require_positive_integer
@@ -152,7 +154,7 @@ def _heading(planned):
 
 def _table(planned):
     """The roles by moment, in GB of 1e9 bytes, a block a place."""
-    rows = [("GB", *MOMENTS)]
+    rows = []
     for place in dict.fromkeys(place for moment in MOMENTS for place in planned.moments[moment]):
         held = [planned.moments[moment].get(place, {}) for moment in MOMENTS]
         roles = dict.fromkeys(role for roles in held for role in roles if any(other.get(role) for other in held))
@@ -160,18 +162,12 @@ def _table(planned):
             continue
         rows.append((place, *(gigabytes(sum(roles.values())) for roles in held)))
         rows += [(f"  {role}", *(gigabytes(by_role.get(role, 0)) for by_role in held)) for role in roles]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if n else cell.ljust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    align = ["left", *["right"] * len(MOMENTS)]
+    text = tabulate(rows, ("GB", *MOMENTS), "simple", disable_numparse=True, colalign=align, preserve_whitespace=True)
     messages = ", ".join(f"{name} {gigabytes(size)} GB" for name, size in planned.collectives.items())
     paper = model_state_bytes(planned.parameters, planned.settings.stage, planned.settings.world_size)
     return [
-        *lines,
+        text,
         "",
         f"The peak is in the {planned.peak_phase}. The paper's model states, bf16 and Adam: {gigabytes(paper)} GB.",
         f"Messages of one step: {messages}; a rank sends {gigabytes(planned.sent_bytes)} GB, "
