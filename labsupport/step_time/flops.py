@@ -4,7 +4,8 @@
 
 The count is the one that published utilisations use, so that numbers can be set side by side: 6 for each parameter and
 token, and 12 x layers x hidden size x sequence for attention (PaLM, appendix B, arXiv 2204.02311; llm-foundry's
-benchmark table counts alike). Causal attention is counted whole, and what checkpointing recomputes is not counted.
+benchmark table counts alike). Causal attention is counted whole, and what checkpointing recomputes is counted only
+where that is asked for.
 """
 
 import argparse
@@ -12,19 +13,24 @@ import sys
 import time
 
 from labsupport.errors import LabError
-from labsupport.models import Preset, preset_named
+from labsupport.models import preset_named
 
 MATRIX_SIZE = 8192  # rows and columns: large enough that a GPU's rate no longer grows
 H100_BF16_FLOPS = 989e12  # dense, NVIDIA's data sheet of the H100 and H200 SXM
 
 
-def flops_per_token(preset, sequence_length):
-    """Return the floating-point operations of a forward and a backward pass for each token.
+def flops_per_token(model, sequence_length, recompute=False):
+    """Return the floating-point operations of one token: a forward pass, and twice that for the backward pass.
 
-    preset: a name or a Preset. sequence_length: tokens of one sequence. Raises ConfigError for an unknown name.
+    model: a preset's name, or anything with `parameters`, `layers` and `hidden_size`. sequence_length: tokens of one
+    sequence. recompute: count the forward pass that checkpointing repeats, as a modelled time must. A forward pass
+    takes 2 P for the weights (Kaplan et al. 2020) and 4 s h for the attention of each layer, so that a step takes 6 P
+    or 8 P a token and the attention (Narayanan et al. 2021, equation 3, without the logits). Raises ConfigError for an
+    unknown name.
     """
-    shape = preset if isinstance(preset, Preset) else preset_named(preset)
-    return 6 * shape.parameters + 12 * shape.layers * shape.hidden_size * sequence_length
+    shape = preset_named(model) if isinstance(model, str) else model
+    forward = 2 * shape.parameters + 4 * sequence_length * shape.hidden_size * shape.layers
+    return forward * (4 if recompute else 3)
 
 
 def utilisation(preset, sequence_length, tokens_per_second, device_flops):

@@ -15,6 +15,7 @@ from labsupport.errors import ConfigError
 from labsupport.machine.cards import card, link
 from labsupport.memory.paper import model_state_bytes
 from labsupport.step_time.collectives import COLLECTIVES, ELEMENT_BYTES, communication_seconds, traffic
+from labsupport.step_time.flops import flops_per_token
 
 STATE_BYTES = 12  # Adam's fp32 master weight, momentum and variance
 ADAM_BYTES = 2 * STATE_BYTES + 2 * ELEMENT_BYTES  # states read and written, gradient read, parameter written
@@ -85,16 +86,6 @@ def cluster(card_name, link_name, gpus_per_node=8, **others):
 
 
 # Compute
-
-
-def flops_per_token(model, sequence_length=2048, recompute=True):
-    """Return the FLOPs of one token: forward, twice that for backward, and one forward more with recomputation.
-
-    A forward pass takes 2 P for the weights (Kaplan et al. 2020) and 4 s h for the attention of each layer, so
-    that a step takes 6 P or 8 P a token and the attention (Narayanan et al. 2021, equation 3, without the logits).
-    """
-    forward = 2 * model.parameters + 4 * sequence_length * model.hidden_size * model.layers
-    return forward * (4 if recompute else 3)
 
 
 def compute_seconds(model, tokens, cluster, sequence_length=2048, recompute=True):
@@ -195,8 +186,8 @@ def step_time(
     )
 
 
-def fits(model, stage, cluster, world_size):
-    """Whether the model states alone fit on one GPU; activations and buckets come on top (labsupport.memory)."""
+def model_states_fit(model, stage, cluster, world_size):
+    """Whether the model states alone fit on one GPU; activations and buckets come on top (labsupport.memory.fits)."""
     return model_state_bytes(model.parameters, stage, world_size) <= cluster.memory_bytes
 
 
@@ -232,7 +223,7 @@ def weak_scaling(model, stage, cluster, world_sizes, micro_batch_tokens, gradien
             size,
             step_time(model, stage, cluster, size, micro_batch_tokens, gradient_accumulation_steps, **options),
             size * micro_batch_tokens * gradient_accumulation_steps,
-            fits(model, stage, cluster, size),
+            model_states_fit(model, stage, cluster, size),
         )
         for size in world_sizes
     ]

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from labsupport.errors import ConfigError
 from labsupport.step_time.collectives import collective_seconds
-from labsupport.step_time.model import GPT, Cluster, Transformer, cluster, flops_per_token, ring_rate, step_time
+from labsupport.step_time.flops import flops_per_token
+from labsupport.step_time.model import GPT, Cluster, Transformer, cluster, ring_rate, step_time
 
 RETRIEVED = "2026-11"
 
@@ -117,7 +118,8 @@ def _mpt_row(name, gpus, micro_batch, accumulation, tokens_per_second):
 
 def _zero3_row(name, gpus, micro_batch, teraflops):
     tokens = micro_batch * 2048
-    return Row(name, GPT[name], gpus, tokens, 1, True, tokens * flops_per_token(GPT[name]) / (teraflops * 1e12))
+    flops = tokens * flops_per_token(GPT[name], 2048, recompute=True)
+    return Row(name, GPT[name], gpus, tokens, 1, True, flops / (teraflops * 1e12))
 
 
 TABLES = {
