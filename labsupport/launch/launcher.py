@@ -7,6 +7,8 @@ Whatever happens to a run, no process of it is left behind.
 
 import json
 import os
+import re
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +21,9 @@ PACKAGE = Path(__file__).parent.parent
 PROGRAM = PACKAGE / "deepspeed_trainer.py"
 SET_BY_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT",
                      "CROSS_RANK", "CROSS_SIZE", "GROUP_RANK", "ROLE_RANK", "CUDA_VISIBLE_DEVICES")  # fmt: skip
+# The program's own sentences, and the last lines of tracebacks, which torch marks with the rank.
+ERROR = re.compile(r"error: (?P<own>.+)|(?:\[rank\d+\]: ?)?(?P<raised>(?:\w+\.)*\w*(?:Error|Exception): .+)")
+LOST_PEER = re.compile("gloo|NCCL|Connection (closed|reset)")  # what a rank says when another one is gone
 
 
 def launcher_command(ranks=None, hostfile=None, port=None):
@@ -85,12 +90,25 @@ def _run_for_result(launcher, arguments, environment, on_line, timeout_seconds):
         return json.loads(result.read_text())
 
 
-def failure(lines, status, timeout_seconds):
-    """Return what to say of a program that failed: its own sentence, or its last lines. status: None for a time-out."""
+def failure(lines, status, timeout_seconds=None):
+    """Return the one sentence for a run that failed, from what its ranks printed and the exit status.
+
+    status: None for a run that was stopped after timeout_seconds.
+    """
     if status is None:
         return f"The program took longer than {timeout_seconds} s and was stopped: use fewer steps or a smaller model."
-    own = [line.partition("error: ")[2] for line in lines if line.startswith("error: ")]
-    if own:
+    errors = [match for line in lines if (match := ERROR.match(line))]
+    causes = [match for match in errors if not LOST_PEER.search(match[0])]
+    if own := [match["own"] for match in causes if match["own"]]:
         return own[0]
-    tail = [line for line in lines if line.strip()][-15:]
-    return f"The program ended with status {status}; its last lines were:\n" + "\n".join(tail)
+    if causes:
+        return f"A rank failed, which stopped the others: {causes[0]['raised']}"
+    killed = re.search(r"exits with return code = -(\d+)", "\n".join(lines))
+    if killed or errors:
+        by = f" by {signal.Signals(int(killed[1])).name}" if killed else ""
+        return (
+            f"A rank was ended from outside{by}, which stopped the others: if nobody did that, the memory ran out; "
+            "choose a smaller model or fewer ranks."
+        )
+    last = next((f'; its last line was "{line.strip()[:300]}"' for line in reversed(lines) if line.strip()), "")
+    return f"The launcher ended with status {status} and gave no reason{last}: run it again."

@@ -14,8 +14,6 @@ import copy
 import itertools
 import json
 import os
-import re
-import signal
 import statistics
 import subprocess
 import sys
@@ -24,7 +22,7 @@ import threading
 import time
 from pathlib import Path
 
-from labsupport.launch.launcher import PROGRAM, launcher_command, launcher_environment
+from labsupport.launch.launcher import PROGRAM, failure, launcher_command, launcher_environment
 from labsupport.launch.processes import remove_shared_memory
 from labsupport.machine.probes import default_accelerator, free_port
 from labsupport.memory.messages import times_ddp
@@ -38,9 +36,6 @@ __all__ = ["LiveTraining", "obstacle"]
 EVENTS_SECONDS = 0.1  # no more than one event of steps in so long
 SLOW_START_SECONDS = 25
 SPEED_STEPS = 5  # the last steps whose median is the speed that is shown
-# The program's own sentences, and the last lines of tracebacks, which torch marks with the rank.
-ERROR = re.compile(r"error: (?P<own>.+)|(?:\[rank\d+\]: ?)?(?P<raised>(?:\w+\.)*\w*(?:Error|Exception): .+)")
-LOST_PEER = re.compile("gloo|NCCL|Connection (closed|reset)")  # what a rank says when another one is gone
 _lock = threading.Lock()
 _current = None  # the run of this kernel
 
@@ -195,24 +190,6 @@ class LiveTraining:
             f"Starting {ranks} on {place}: importing torch and DeepSpeed takes 6 to 12 s, and the first run on a "
             "machine compiles an op for about a minute."
         )
-
-
-def failure(lines, status):
-    """Return the one sentence for a run that failed, from what its ranks printed and the launcher's exit status."""
-    errors = [match for line in lines if (match := ERROR.match(line))]
-    causes = [match for match in errors if not LOST_PEER.search(match[0])]
-    if own := [match["own"] for match in causes if match["own"]]:
-        return own[0]
-    if causes:
-        return f"A rank failed, which stopped the others: {causes[0]['raised']}"
-    killed = re.search(r"exits with return code = -(\d+)", "\n".join(lines))
-    if killed or errors:
-        by = f" by {signal.Signals(int(killed[1])).name}" if killed else ""
-        return (
-            f"A rank was ended from outside{by}, which stopped the others: if nobody did that, the memory ran out; "
-            "choose a smaller model or fewer ranks."
-        )
-    return f"The launcher ended with status {status} and gave no reason: run the choice again."
 
 
 def _with_nvme_in(folder, config):

@@ -17,7 +17,7 @@ import time
 
 from labsupport.errors import LabError, TrainingError
 from labsupport.launch.processes import end_with
-from labsupport.machine.probes import free_port, gpu_count
+from labsupport.machine.probes import default_accelerator, free_port, gpu_count
 from labsupport.machine.versions import say_what_is_untried
 from labsupport.ranks.output import START_SECONDS, LiveOutput, StartNotice
 
@@ -33,14 +33,13 @@ def start_ranks(count=2, accelerator=None):
     Raises TrainingError when the ranks do not come up, and for more ranks than GPUs.
     """
     global _current
-    gpus = gpu_count()
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise LabError(f"start_ranks got {count!r}: give a whole number of ranks of at least 1.")
     if accelerator is None:
-        accelerator = "cuda" if gpus >= count else "cpu"
+        accelerator = default_accelerator(count)
     if accelerator not in ("cuda", "cpu"):
         raise LabError(f"accelerator is {accelerator!r}: choose 'cuda' or 'cpu'.")
-    if accelerator == "cuda" and gpus < count:
+    if accelerator == "cuda" and (gpus := gpu_count()) < count:
         raise TrainingError(
             f"{count} ranks need {count} GPUs and this machine shows {gpus}: start fewer, or accelerator='cpu'."
         )

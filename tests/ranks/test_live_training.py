@@ -15,10 +15,11 @@ import psutil
 import pytest
 
 from labsupport import create_deepspeed_config, run_program
+from labsupport.launch.launcher import failure
 from labsupport.launch.processes import SHARED_MEMORY
 from labsupport.memory.planner import plan
 from labsupport.memory.roles import ROLES
-from labsupport.ranks.live_training import LiveTraining, failure
+from labsupport.ranks.live_training import LiveTraining
 from labsupport.runs import Run
 
 pytestmark = pytest.mark.slow
@@ -252,7 +253,8 @@ def wait_for_line(process, wanted):
         (["[rank0]: RuntimeError: [gloo/pair.cc] Connection closed by peer"], "ended from outside, which"),
         (["RuntimeError: [gloo/pair.cc] Connection closed by peer", "ValueError: boom"], "ValueError: boom"),
         (["[rank1]: torch.OutOfMemoryError: no room", "... exits with return code = 1"], "OutOfMemoryError: no room"),
-        (["nothing of use"], "ended with status 3 and gave no reason"),
+        (["nothing of use", ""], 'ended with status 3 and gave no reason; its last line was "nothing of use"'),
+        ([], "ended with status 3 and gave no reason: run it again"),
     ],
 )
 def test_a_failure_is_one_sentence(lines, words):
