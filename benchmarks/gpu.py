@@ -28,7 +28,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from labsupport.command_line import OneSentenceParser
+from labsupport.command_line import OneSentenceParser, exit_status
 from labsupport.errors import LabError
 from labsupport.gpu.session import LiveCpuRanks, Session, kept_folder
 from labsupport.gpu.suites import SUITES, Tier
@@ -59,31 +59,22 @@ def parse(arguments=None):
 
 
 def main(arguments=None):
-    """Measure the suites asked for and return the exit status; a mistake is one sentence."""
-    try:
-        options = parse(arguments)
-        if not options.dry_run and (reason := gpu_obstacle()):
-            raise LabError(f"{reason} `--dry-run --folder dry` tries every suite on the processor.")
-        if options.dry_run and options.folder == FOLDER:
-            raise LabError("A dry run measures nothing worth recording: name another folder with --folder.")
-        if options.memory_gib != 0 and not 2 <= options.memory_gib < float("inf"):
-            raise LabError(
-                f"--memory-gib is {options.memory_gib}: give a number of GiB from 2 up, or 0 for all there is."
-            )
-        for folder in filter(None, (options.folder, options.nvme_path)):
-            if not can_write(folder):
-                raise LabError(f"{folder} cannot be written: name a folder that you own.")
-        return run(options)
-    except LabError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Stopped by Ctrl-C; the finished cells are kept, the same command goes on.", file=sys.stderr)
-        return 130
+    """Measure the suites asked for and return the exit status: 1 where a cell failed, 2 for a mistake of the reader."""
+    return exit_status(run, arguments, stopped="Stopped by Ctrl-C; finished cells are kept, the same command goes on.")
 
 
-def run(options):
-    """Measure suite after suite and return the exit status: 1 where a cell failed."""
+def run(arguments=None):
+    """Check what was asked for, measure suite after suite, and return the exit status."""
+    options = parse(arguments)
+    if not options.dry_run and (reason := gpu_obstacle()):
+        raise LabError(f"{reason} `--dry-run --folder dry` tries every suite on the processor.")
+    if options.dry_run and options.folder == FOLDER:
+        raise LabError("A dry run measures nothing worth recording: name another folder with --folder.")
+    if options.memory_gib != 0 and not 2 <= options.memory_gib < float("inf"):
+        raise LabError(f"--memory-gib is {options.memory_gib}: give a number of GiB from 2 up, or 0 for all there is.")
+    for folder in filter(None, (options.folder, options.nvme_path)):
+        if not can_write(folder):
+            raise LabError(f"{folder} cannot be written: name a folder that you own.")
     with contextlib.ExitStack() as stack:
         nvme_path = options.nvme_path or stack.enter_context(tempfile.TemporaryDirectory(prefix="deepspeed-lab-"))
         ranks = 2 if options.dry_run else gpu_count()

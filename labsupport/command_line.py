@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import os
+import sys
+import time
 
 from labsupport.errors import LabError
 from labsupport.records import write_whole
@@ -12,6 +15,21 @@ class OneSentenceParser(argparse.ArgumentParser):
 
     def error(self, message):
         raise LabError(f"{message}; see --help.")
+
+
+def exit_status(run, arguments=None, stopped="Stopped by Ctrl-C."):
+    """Return the exit status that run(arguments) returns; 2 for a mistake, told in one sentence, and 130 for Ctrl-C."""
+    try:
+        return run(arguments)
+    except LabError as error:
+        if os.environ.get("RANK", "0") != "0":
+            # What goes wrong on all ranks, rank 0 tells for all: the launcher stops the others within a second.
+            time.sleep(3)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr, flush=True)
+        return 130
 
 
 def write_json(path, result):

@@ -11,7 +11,6 @@ stands in trainer.py. The names that a trainer of one's own has to have (lab 09)
 import argparse
 import functools
 import itertools
-import os
 import statistics
 import sys
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from labsupport.command_line import OneSentenceParser, write_json
+from labsupport.command_line import OneSentenceParser, exit_status, write_json
 from labsupport.compare import compare_stages
 from labsupport.config import (
     config_precision,
@@ -61,17 +60,7 @@ __all__ = [
 
 def main(arguments=None):
     """Run the program and return its exit status: 0, 2 for a mistake told in one sentence, 130 for Ctrl-C."""
-    try:
-        return run(arguments)
-    except LabError as error:
-        if os.environ.get("RANK", "0") != "0":
-            # What goes wrong on all ranks, rank 0 tells for all: the launcher stops the others within a second.
-            time.sleep(3)
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
-    except KeyboardInterrupt:
-        print("Stopped by Ctrl-C.", file=sys.stderr, flush=True)
-        return 130
+    return exit_status(run, arguments)
 
 
 def run(arguments=None):

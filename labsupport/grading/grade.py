@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from labsupport.command_line import exit_status
 from labsupport.errors import LabError
 from labsupport.exercises.exercise import Verdict
 from labsupport.exercises.verify import stop_workers, verify_pickled
@@ -158,7 +159,12 @@ def _positive(text):
 
 
 def main(arguments=None):
-    """Grade and print a line a submission; return the exit status."""
+    """Grade and return the exit status: 0, 2 for a mistake told in one sentence, 130 for Ctrl-C."""
+    return exit_status(run, arguments, stopped="Stopped by Ctrl-C: the rows so far are in the file.")
+
+
+def run(arguments=None):
+    """Grade the folder that the command line names, print a line a submission, and return 0."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", help="where the submitted notebooks are, in folders of any depth")
     parser.add_argument("csv", help="the file to write, which must not exist")
@@ -166,22 +172,14 @@ def main(arguments=None):
     parser.add_argument("--memory-gib", type=_positive, default=8, help="memory for one submission (default 8)")
     options = parser.parse_args(arguments)
     if not options.folder or not options.csv:
-        print("error: name both: make grade FOLDER=submissions CSV=grades.csv", file=sys.stderr)
-        return 2
+        raise LabError("Name both: make grade FOLDER=submissions CSV=grades.csv")
 
     def show(name, rows):
         passed = sum(row["passed"] for row in rows)
         of = sum(bool(row["exercise"]) for row in rows)
         print(f"{name}: {passed} of {of}, {rows[0]['run']}, {rows[0]['seconds']} s", flush=True)
 
-    try:
-        grade_folder(options.folder, options.csv, options.minutes, options.memory_gib, on_submission=show)
-    except LabError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Stopped by Ctrl-C: the rows so far are in the file.", file=sys.stderr)
-        return 130
+    grade_folder(options.folder, options.csv, options.minutes, options.memory_gib, on_submission=show)
     print(f"The grades are in {options.csv}.")
     return 0
 

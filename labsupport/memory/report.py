@@ -2,14 +2,13 @@
 
 import argparse
 import json
-import sys
 
 from tabulate import tabulate
 
-from labsupport.command_line import OneSentenceParser
+from labsupport.command_line import OneSentenceParser, exit_status
 from labsupport.config import read_config
 from labsupport.config_checks import require_positive_integer
-from labsupport.errors import ConfigError, LabError
+from labsupport.errors import ConfigError
 from labsupport.machine.cards import card
 from labsupport.machine.versions import TRIED
 from labsupport.memory.moments import MOMENTS
@@ -34,11 +33,12 @@ SHAPE = ("layers", "hidden_size", "heads", "vocabulary")
 
 def main(arguments=None):
     """Print the plan and return the exit status: 0, or 2 for a mistake told in one sentence."""
-    try:
-        print(report(parse(arguments)))
-    except LabError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_status(run, arguments)
+
+
+def run(arguments=None):
+    """Print the plan that the command line asks for and return 0."""
+    print(report(parse(arguments)))
     return 0
 
 

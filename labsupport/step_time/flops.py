@@ -8,11 +8,10 @@ benchmark table counts alike). Causal attention is counted whole, and what check
 where that is asked for.
 """
 
-import argparse
 import sys
 import time
 
-from labsupport.errors import LabError
+from labsupport.command_line import OneSentenceParser, exit_status
 from labsupport.models import preset_named
 
 MATRIX_SIZE = 8192  # rows and columns: large enough that a GPU's rate no longer grows
@@ -64,16 +63,17 @@ def measured_matmul_flops(dtype, device="cuda", size=MATRIX_SIZE, seconds=2.0):
 
 
 def main(arguments=None):
-    """Print the count of a model; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    """Print the count of a model; return the exit status: 0, or 2 for a mistake told in one sentence."""
+    return exit_status(run, arguments)
+
+
+def run(arguments=None):
+    """Print the count of the model that the command line names and return 0."""
+    parser = OneSentenceParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="1.3b", help="a preset")
     parser.add_argument("--sequence", type=int, default=2048, help="tokens of one sequence")
     options = parser.parse_args(arguments)
-    try:
-        count = flops_per_token(options.model, options.sequence)
-    except LabError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    count = flops_per_token(options.model, options.sequence)
     at_half = 0.5 * H100_BF16_FLOPS / count
     print(f"{options.model} at {options.sequence} tokens: {count / 1e9:.2f} GFLOP a token, forward and backward.")
     print(f"50 % of {H100_BF16_FLOPS / 1e12:.0f} TFLOP/s would be {at_half:,.0f} tokens a second (computed).")
