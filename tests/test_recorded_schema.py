@@ -6,8 +6,8 @@ import jsonschema
 import pytest
 from recorded_schema import GPU_NAMES, RECORDS, RULES, faults
 
-from labsupport.gpu.cells import KINDS
-from labsupport.measure.agreement import cell
+from labsupport.gpu.cells import KINDS, Cell
+from labsupport.measure.agreement import small_run
 from labsupport.memory.moments import MOMENTS
 from labsupport.memory.roles import PLACES, ROLES
 from labsupport.records import read_record, record_names
@@ -56,7 +56,7 @@ def test_each_field_is_described():
 def gpu_record():
     """A record as a GPU would make it: one cell of the grid, and one that failed."""
     run = read_record("agreement")["measured"]["runs"][0]
-    wanted = {"kind": "grid"} | cell(2) | {"sequence_length": 64, "steps": 10, "windows": 5}
+    wanted = Cell("grid", small_run(2), steps=10, windows=5).as_dict()
     speed = {
         "seconds_per_step": [0.1, 0.2], "samples_per_second": 10.0, "tokens_per_second": 640.0, "first_loss": 5.5,
         "last_loss": 4.5, "peak_bytes": 100, "reserved_bytes": 200, "resting_bytes": 50, "parameters": 1000,
