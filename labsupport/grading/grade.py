@@ -23,8 +23,7 @@ import psutil
 from labsupport.command_line import exit_status
 from labsupport.errors import LabError
 from labsupport.exercises.exercise import Verdict
-from labsupport.exercises.verify import stop_workers, verify_pickled
-from labsupport.launch.processes import adopt_orphans, end_family
+from labsupport.exercises.verify import verify_pickled
 
 COLUMNS = ("submission", "exercise", "title", "passed", "message", "run", "seconds")
 POLL_SECONDS = 0.5
@@ -182,11 +181,3 @@ def run(arguments=None):
     grade_folder(options.folder, options.csv, options.minutes, options.memory_gib, on_submission=show)
     print(f"The grades are in {options.csv}.")
     return 0
-
-
-if __name__ == "__main__":
-    adopt_orphans()
-    status = main()
-    stop_workers()
-    end_family()  # what an answer started and detached from the process that judged it
-    sys.exit(status)

@@ -122,3 +122,10 @@ def test_learners_get_every_lab_without_a_solution(tmp_path):
         solutions = [cell.source for cell in ours if "solution" in cell.metadata.get("tags", [])]
         assert [c.source for c in theirs] == [c.source for c in ours if c.source not in solutions]
         assert not any("record=False" in cell.source for cell in theirs)
+
+
+def test_the_command_of_make_grade_is_there():
+    done = subprocess.run(
+        [sys.executable, "-m", "labsupport.grading", "", ""], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2 and done.stderr == "error: Name both: make grade FOLDER=submissions CSV=grades.csv\n"
