@@ -155,7 +155,7 @@ def test_interrupting_a_run_leaves_no_rank(who):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in launcher.stdout:
-        if line.startswith("Model:"):
+        if line.startswith("Run:"):
             break
     family = psutil.Process(launcher.pid).children(recursive=True)
     assert len([p for p in family if str(PROGRAM) in p.cmdline()]) >= 2
