@@ -119,7 +119,7 @@ def _run(command, lock):
         raise SetUpError(DISK_FULL)
     if any(word in text for word in OFFLINE):
         raise SetUpError(NO_INDEX)
-    print(text, file=sys.stderr)
+    print("\n".join(said[-20:]), file=sys.stderr)
     raise SetUpError(f"{' '.join(command[1:4])} failed, for the reason that stands above.")
 
 
