@@ -4,8 +4,12 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from labsupport.compare import BEST_FOR
 from labsupport.launch.launcher import PROGRAM, launcher_environment
+
+pytestmark = pytest.mark.slow
 
 
 def test_compare_measures_all_four_stages(tmp_path):

@@ -112,7 +112,7 @@ def test_no_config_file(path, text, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def happened():
     """What each engine entry did in the child, as {entry: text}."""
-    code = "import json, test_troubleshooting as t; print('RESULT ' + json.dumps(t.run_engine_entries()))"
+    code = "import json, book.test_troubleshooting as t; print('RESULT ' + json.dumps(t.run_engine_entries()))"
     child = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT / "tests", capture_output=True, text=True, timeout=300, check=False
     )
@@ -245,6 +245,7 @@ def test_port_in_use():
     assert "EADDRINUSE, message: address already in use" in page_entry("port-in-use")
 
 
+@pytest.mark.slow
 def test_killed_rank(tmp_path):
     from labsupport.launch.launcher import launcher_command, launcher_environment
     from labsupport.launch.processes import run_to_the_end
