@@ -1,6 +1,8 @@
 """The labs as files, and what they printed when they were last run."""
 
+import ast
 import re
+from importlib import import_module
 
 import nbformat
 import pytest
@@ -19,6 +21,17 @@ ids = [lab.stem for lab in LABS]
 
 def test_the_course_has_its_nine_labs():
     assert [lab.stem for lab in LABS] == NAMES
+
+
+@pytest.mark.parametrize("lab", LABS, ids=ids)
+def test_what_a_lab_imports_of_the_package_is_there(lab):
+    """Told in a second, and not by a run of the lab."""
+    cells = [cell.source for cell in nbformat.read(lab, 4).cells if cell.cell_type == "code"]
+    lines = [re.sub(r"^[%!].*", "pass", line) for source in cells for line in source.splitlines()]
+    imports = [node for node in ast.walk(ast.parse("\n".join(lines))) if isinstance(node, ast.ImportFrom)]
+    ours = [node for node in imports if node.module.split(".")[0] == "labsupport"]
+    names = [(node.module, alias.name) for node in ours for alias in node.names]
+    assert names and [name for name in names if not hasattr(import_module(name[0]), name[1])] == []
 
 
 @pytest.mark.parametrize("lab", LABS, ids=ids)
