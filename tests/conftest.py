@@ -1,12 +1,17 @@
-"""Shared by all tests: CPU ranks with one thread each, one pair of them for the whole session, and one browser."""
+"""Shared by all tests: CPU ranks with one thread each; a session has one pair of them, one browser, one JupyterLab."""
 
 import functools
 import http.server
+import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
+import time
+import urllib.request
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -100,7 +105,58 @@ def tab(browser):
     assert away == []
 
 
-STARTS_SOMETHING = {"two_ranks", "site", "browser", "tab"}
+class JupyterLab(NamedTuple):
+    """A running JupyterLab: where it is, the folder that it shows, its process."""
+
+    address: str
+    folder: Path
+    server: subprocess.Popen
+
+
+@pytest.fixture(scope="session")
+def _one_jupyterlab(tmp_path_factory):
+    from labsupport.launch.processes import stop
+    from labsupport.machine import free_port
+
+    home, folder = tmp_path_factory.mktemp("jupyter"), tmp_path_factory.mktemp("notebooks")
+    port = free_port()
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
+               "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True",
+               f"--ServerApp.root_dir={folder}", "--LabApp.news_url="]  # fmt: skip
+    own = {"JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+           "DEEPSPEED_COURSE_PROGRESS": str(home / "progress.json")}  # fmt: skip
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    outside = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}  # ipykernel reads it
+    server = subprocess.Popen(command, env=outside | own, start_new_session=True, **quiet)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"{address}/api/status", timeout=5).close()
+                break
+            except OSError:
+                assert server.poll() is None, "JupyterLab ended"
+                time.sleep(0.2)
+        yield JupyterLab(address, folder, server)
+    finally:
+        stop(server)
+
+
+@pytest.fixture
+def jupyterlab(_one_jupyterlab):
+    """A JupyterLab, the same for every test; afterwards its kernels end and its folder is empty."""
+    yield _one_jupyterlab
+    sessions = f"{_one_jupyterlab.address}/api/sessions"
+    with urllib.request.urlopen(sessions, timeout=30) as answer:
+        open_ones = json.load(answer)
+    for session in open_ones:
+        request = urllib.request.Request(f"{sessions}/{session['id']}", method="DELETE")
+        urllib.request.urlopen(request, timeout=30).close()
+    for file in _one_jupyterlab.folder.glob("*.ipynb"):
+        file.unlink()
+
+
+STARTS_SOMETHING = {"two_ranks", "site", "browser", "tab", "jupyterlab"}
 
 
 def pytest_collection_modifyitems(items):
