@@ -1,4 +1,7 @@
-"""Shared by all tests: CPU ranks with one thread each; a session has one pair of them, one browser, one JupyterLab."""
+"""Shared by all tests: CPU ranks with one thread each; a session has one pair of them, one browser, one JupyterLab.
+
+The browser is the first Chromium on the PATH: to try another, put its folder there.
+"""
 
 import functools
 import http.server
@@ -105,6 +108,26 @@ def tab(browser):
     assert away == []
 
 
+MIDDLE = """(element) => {
+  element.scrollIntoViewIfNeeded();
+  const { x, y, width, height } = element.getBoundingClientRect();
+  const middle = [x + width / 2, y + height / 2];
+  const top = document.elementFromPoint(...middle);
+  const own = [element, ...(element.labels ?? [])].some((each) => each.contains(top));
+  return [...middle, own ? "" : top?.outerHTML.slice(0, 120) ?? "the edge of the screen"];
+}"""
+
+
+def press(target, held_ms=0):
+    """Press an element in its middle with the mouse as a reader does; fails where something else lies over it.
+
+    Playwright's own click waits while a control says that it is refused, and its forced click presses what lies on top.
+    """
+    x, y, cover = target.evaluate(MIDDLE)
+    assert cover == "", f"it cannot be pressed: over it lies {cover}"
+    target.page.mouse.click(x, y, delay=held_ms)
+
+
 class JupyterLab(NamedTuple):
     """A running JupyterLab: where it is, the folder that it shows, its process."""
 
@@ -119,10 +142,14 @@ def _one_jupyterlab(tmp_path_factory):
     from labsupport.machine import free_port
 
     home, folder = tmp_path_factory.mktemp("jupyter"), tmp_path_factory.mktemp("notebooks")
+    # Its question whether to fetch news would lie over the lower right corner.
+    settings = home / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
     port = free_port()
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
                "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True",
-               f"--ServerApp.root_dir={folder}", "--LabApp.news_url="]  # fmt: skip
+               f"--ServerApp.root_dir={folder}"]  # fmt: skip
     own = {"JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
            "DEEPSPEED_COURSE_PROGRESS": str(home / "progress.json")}  # fmt: skip
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

@@ -6,7 +6,7 @@ import shutil
 import nbformat
 import psutil
 import pytest
-from conftest import ROOT, needs_chromium
+from conftest import ROOT, needs_chromium, press
 
 pytestmark = [
     needs_chromium,
@@ -70,7 +70,9 @@ def test_a_lab_runs_and_its_selector_trains_and_stops(jupyterlab, tab):
     tab.locator(".jp-InputPrompt", has_text=f"[{last}]:").wait_for(state="attached")
     assert tab.locator(".jp-OutputArea-output[data-mime-type*=stderr], .jp-RenderedText .ansi-red-fg").count() == 0
 
-    selector.locator("[data-axis=stage] input").nth(2).click(force=True)
+    stage = selector.locator("[data-axis=stage] input").nth(2)
+    stage.scroll_into_view_if_needed()  # and waits until it stands still
+    press(stage, held_ms=200)
     text = selector.locator(".config code").inner_text()
     assert json.loads(text)["zero_optimization"]["stage"] == 2
     assert selector.locator(".config mark").count() > 0

@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from conftest import needs_book, needs_chromium
+from conftest import needs_book, needs_chromium, press
 
 from labsupport.machine.cards import card
 from labsupport.memory.planner import plan_of
@@ -156,7 +156,7 @@ def choose(page, axis, value):
     if control.evaluate("node => node.tagName") == "SELECT":
         control.select_option(index=AXES[axis].index(value))
     else:  # a refused value is there to be clicked, and says why
-        control.locator("input").nth(AXES[axis].index(value)).click(force=True)
+        press(control.locator("input").nth(AXES[axis].index(value)))
 
 
 @needs_book

@@ -62,7 +62,7 @@ def expected_numbers(run):
 
 
 def choose(tab, group, value):
-    tab.locator(f".step-through input[name$='-{group}'][value='{value}']").check(force=True)
+    tab.locator(f".step-through input[name$='-{group}'][value='{value}']").check()
 
 
 @pytest.mark.parametrize("run", RECORDED, ids=name)
