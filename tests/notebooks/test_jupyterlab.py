@@ -8,7 +8,7 @@ import psutil
 import pytest
 from conftest import ROOT, needs_chromium, press
 
-from labsupport.stage_table import AXES
+from labsupport.widgets.selector.table import AXES
 
 pytestmark = [
     needs_chromium,
