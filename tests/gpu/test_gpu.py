@@ -29,7 +29,7 @@ def environment_of_a_gpu():
 def found(tmp_path_factory):
     """What gpu_work.py found: one process for all tests, because each would wait for DeepSpeed's import."""
     path = tmp_path_factory.mktemp("gpu") / "found.json"
-    command = [sys.executable, str(ROOT / "tests" / "gpu_work.py"), str(path)]
+    command = [sys.executable, str(ROOT / "tests" / "on_ranks" / "gpu_work.py"), str(path)]
     done = subprocess.run(command, env=environment_of_a_gpu(), capture_output=True, text=True, timeout=1200)
     assert path.exists(), done.stdout[-1000:] + done.stderr[-3000:]
     return json.loads(path.read_text())
