@@ -13,7 +13,7 @@ import psutil
 import pytest
 from answering import EXERCISES, answer_of, answers_to, cell_of, each_exercise
 
-from labsupport import deepspeed_trainer, exercises
+from labsupport import deepspeed_trainer, exercises, trainer
 from labsupport.errors import LabError
 from labsupport.exercises import check
 from labsupport.exercises.catalog import find
@@ -238,11 +238,11 @@ def test_the_milestone_leaves_the_checks_as_they_were(tmp_path):
 
 def test_a_mended_file_beside_the_readers_module_is_read_again(tmp_path):
     own = tmp_path / "my own trainer.py"
-    text = Path(deepspeed_trainer.__file__).read_text()
-    own.write_text(
-        "from helper_of_mine import mean\n"
-        + text.replace("return value / torch.distributed", "return mean(value) / torch.distributed")
-    )
+    text = Path(trainer.__file__).read_text()
+    mended = text.replace("return value / torch.distributed", "return mean(value) / torch.distributed")
+    assert mended != text
+    builders = "from labsupport.config import create_deepspeed_config, create_offload_config\n"
+    own.write_text(f"from helper_of_mine import mean\n{builders}{mended}")
     for body, passed in (("value * 2", False), ("value", True)):
         (tmp_path / "helper_of_mine.py").write_text(f"def mean(value):\n    return {body}\n")
         assert verify("09-milestone", own).passed is passed
