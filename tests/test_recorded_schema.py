@@ -6,7 +6,8 @@ import jsonschema
 import pytest
 from recorded_schema import GPU_NAMES, RECORDS, RULES, faults
 
-from labsupport.gpu.cells import KINDS, Cell
+from labsupport.gpu.cells import Cell
+from labsupport.gpu.measurements import KINDS
 from labsupport.measure.agreement import small_run
 from labsupport.memory.moments import MOMENTS
 from labsupport.memory.roles import PLACES, ROLES

@@ -6,7 +6,7 @@
     entry = run_cell(cell)                   # {"cell", "measured"} or {"cell", "error", "out_of_memory"}
     entry = run_fitting(cell)                # the same, of the next size down where that one is too large
 
-The labs on a GPU go through here too; labsupport.gpu.cells is what is started. No torch.
+The labs on a GPU go through here too; labsupport.gpu.worker is what is started. No torch.
 """
 
 import functools
@@ -22,7 +22,8 @@ from tqdm.auto import tqdm
 
 from labsupport.config import config_precision, offload_devices
 from labsupport.errors import TrainingError
-from labsupport.gpu.cells import OUT_OF_MEMORY, measure
+from labsupport.gpu.cells import OUT_OF_MEMORY
+from labsupport.gpu.measurements import measure
 from labsupport.gpu.suites import SUITES, WARM_UP_STEPS, Tier, label, line, next_size_down
 from labsupport.launch.launcher import PACKAGE, importing_this_package, launcher_environment, torchrun_command
 from labsupport.launch.processes import run_to_the_end
@@ -40,7 +41,7 @@ def run_cell(cell, nvme_path=None, accelerator="cuda"):
         asked.write_text(json.dumps(cell.as_dict()))
         ranks = cell.world_size
         start = torchrun_command(ranks) if ranks > 1 else [sys.executable]
-        command = [*start, "-m", "labsupport.gpu.cells", str(asked), str(result), str(nvme_path or folder)]
+        command = [*start, "-m", "labsupport.gpu.worker", str(asked), str(result), str(nvme_path or folder)]
         environment = importing_this_package(launcher_environment()) | {
             "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // ranks)),  # for DeepSpeedCPUAdam
             "DS_ACCELERATOR": accelerator,

@@ -2,12 +2,12 @@
 
     tier = Tier(dry_run=False, ranks=1)
     tier.environment, tier.ops = ...        # what the first two suites found
-    SUITES["grid"](tier)                    # cells for labsupport.gpu.cells, or why there is nothing to measure
+    SUITES["grid"](tier)                    # cells for session.py, or why there is nothing to measure
 
 A suite is a part of `make gpu`, with a record of its own. It is not how its cells are measured: that is a cell's
-`kind`, a function of labsupport.gpu.cells, and the suite "offload" holds cells of the kind "grid". Neither is a ZeRO
-stage, which is the only thing that is called so here. labsupport.gpu.session runs the suites. The model is the largest
-preset that the planner finds room for.
+`kind`, a function of measurements.py, and the suite "offload" holds cells of the kind "grid". Neither is a ZeRO stage,
+which is the only thing that is called so here. session.py runs the suites. The model is the largest preset that the
+planner finds room for.
 """
 
 import shutil

@@ -12,6 +12,7 @@ import time
 
 from labsupport.machine.hardware import describe_machine
 from labsupport.machine.op_builds import clear_stale_lock
+from labsupport.wording import first_line
 
 MINUTES = {"ShareMemCommBuilder": 1, "CPUAdamBuilder": 1.5, "AsyncIOBuilder": 5}
 
@@ -45,7 +46,7 @@ def compile_ops():
             builder.load(verbose=False)
         except Exception as error:  # whatever the compiler or DeepSpeed said, the next op may still work
             failed.append(builder.name)
-            print(f"error: {builder.name} did not compile ({_first_line(error)}): the compiler's reason stands above.")
+            print(f"error: {builder.name} did not compile ({first_line(error)}): the compiler's reason stands above.")
         else:
             print(f"{builder.name}: ready after {time.monotonic() - start:.0f} s.", flush=True)
     if not machine.nvme:
@@ -60,10 +61,6 @@ def main():
         processor = os.environ | {"DS_ACCELERATOR": "cpu"}
         failed += [""] * subprocess.run([sys.executable, "-m", "labsupport.machine.ops"], env=processor).returncode
     return 1 if failed else 0
-
-
-def _first_line(error):
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 if __name__ == "__main__":

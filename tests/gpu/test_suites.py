@@ -17,9 +17,10 @@ from labsupport.gpu import figures
 from labsupport.gpu import session as gpu_session
 from labsupport.gpu import suites as gpu_suites
 from labsupport.gpu import tables as gpu_records
-from labsupport.gpu.cells import Cell, is_out_of_memory
+from labsupport.gpu.cells import Cell
 from labsupport.gpu.session import Session, kept_folder
 from labsupport.gpu.suites import SUITES, Tier, label, next_size_down
+from labsupport.gpu.worker import is_out_of_memory
 from labsupport.machine import probes as machine
 from labsupport.measure import agreement
 from labsupport.memory.messages import total_wire_bytes
@@ -290,7 +291,7 @@ def test_a_cell_that_broke_keeps_its_sentence_and_is_tried_again(tmp_path):
 def test_a_rank_that_failed_outweighs_one_that_did_not(monkeypatch):
     def ended(command, *_, **__):
         told = [{"cell": {}, "measured": {}}, {"cell": {}, "error": "Rank 1 broke."}]
-        with open(command[command.index("labsupport.gpu.cells") + 2], "w") as file:
+        with open(command[command.index("labsupport.gpu.worker") + 2], "w") as file:
             file.writelines(json.dumps(entry) + "\n" for entry in told)
         return 1, []
 
