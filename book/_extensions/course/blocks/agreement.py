@@ -9,7 +9,7 @@ from course.blocks.block import block
 from course.table import table
 from labsupport.measure import agreement
 from labsupport.plots import MEASURED_COLOUR, PREDICTED_COLOUR, LabFigure, empty_figure
-from labsupport.records import read_record
+from labsupport.records import provenance, read_record
 from labsupport.runs import Run
 
 MIB = 2**20
@@ -47,7 +47,8 @@ def agreement_summary():
         ("Of DeepSpeed's own estimators", "Runs", "Median error", "Worst error"),
         [("model states, against the peak of a step", len(estimates), *_median_and_worst(estimates, ".0%"))],
     )
-    return f"{planner}\n\n{estimators}\n\nMeasured: {_provenance()}"
+    record = read_record("agreement")
+    return f"{planner}\n\n{estimators}\n\nMeasured: `{record['command']}`, {provenance(record)}."
 
 
 def _median_and_worst(errors, form):
@@ -158,9 +159,3 @@ def _percent(error):
 def _estimate_error(row):
     _, compared, measured = row
     return measured["estimate"] / compared["peak"][1] - 1 if measured["estimate"] else None
-
-
-def _provenance():
-    record = read_record("agreement")
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    return f"`{record['command']}`, {record['hardware']}; {versions}; commit {record['commit']}, {record['date'][:10]}."

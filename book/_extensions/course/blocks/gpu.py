@@ -13,21 +13,14 @@ from labsupport.gpu.suites import Tier
 from labsupport.gpu.tables import gpu_record, not_measured, stamp
 from labsupport.machine.cards import card
 from labsupport.memory.planner import plan
-from labsupport.records import read_record, record_names
+from labsupport.records import provenance, read_record, record_names
 
 
 @block
 def every_record():
     """Every recorded measurement: the command that repeats it, the hardware, the versions, the commit and the date."""
-    lines = []
-    for name in record_names():
-        record = read_record(name)
-        versions = record["versions"]
-        lines.append(
-            f"- `{name}`, by `{record['command']}`: {record['hardware']}; torch {versions['torch']}, DeepSpeed "
-            f"{versions['deepspeed']}; commit `{record['commit']}`, {record['date'][:10]}."
-        )
-    return "\n".join(lines)
+    records = {name: read_record(name) for name in record_names()}
+    return "\n".join(f"- `{name}`, by `{each['command']}`: {provenance(each)}." for name, each in records.items())
 
 
 PLANNED_CARDS = ("RTX 4090", "H100", "H200")

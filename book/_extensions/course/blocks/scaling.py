@@ -9,7 +9,7 @@ import statistics
 
 from course.blocks.block import block
 from course.table import table
-from labsupport.records import read_record
+from labsupport.records import provenance, read_record
 from labsupport.step_time import published
 from labsupport.step_time.collectives import collective_seconds
 from labsupport.step_time.figures import fitted_lines, modelled_lines, modelled_ranges
@@ -35,7 +35,7 @@ def ranks_rates():
             ))  # fmt: skip
     head = ("Ranks", "Collective", "alpha, us a hop", "B, GB/s", "Error of the fit, median", "worst")
     rates = table(head, rows, ["right", "left"] + ["right"] * 4)
-    return f"{rates}\n\nMeasured: {_provenance(read_record('step_time'))}"
+    return f"{rates}\n\nMeasured: {_measured_by(read_record('step_time'))}"
 
 
 @block
@@ -267,12 +267,8 @@ def _worlds():
     return {ranks: world for ranks, world in worlds.items() if "stages" in world}
 
 
-def _provenance(record):
-    return (
-        f"{record['hardware']}; DeepSpeed {record['versions']['deepspeed']}, PyTorch {record['versions']['torch']}, "
-        f"commit {record['commit']}, {record['date'][:10]}, medians of {record['counted']} rounds, "
-        f"`{record['command']}`."
-    )
+def _measured_by(record):
+    return f"`{record['command']}`, {provenance(record)}; medians of {record['counted']} rounds."
 
 
 def _words(collective):
