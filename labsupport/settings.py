@@ -122,12 +122,9 @@ def read_settings(config, world_size=None):
         "optimizer_nvme_path": optimizer_offload.get("nvme_path"),
         **{field: zero.get(key) for field, key in _ZERO_KEYS.items()},
     }
-    # DeepSpeed takes 5e8 for 500000000, so elements may arrive as floats.
     elements = {"reduce_bucket_size", "allgather_bucket_size", "sub_group_size", *_STAGE_3_KEYS}
     given = {key: value for key, value in values.items() if value is not None}
-    for key in elements & given.keys():
-        require_number(key, given[key], 1 if key == "reduce_bucket_size" else 0, what="number of elements")
-    given = {key: int(value) if key in elements else value for key, value in given.items()}
+    given = {key: _elements(_ZERO_KEYS[key], value) if key in elements else value for key, value in given.items()}
     return Settings(states=_states(name, parameters), **given)
 
 
@@ -143,6 +140,15 @@ _ZERO_KEYS = {
     "max_live_parameters": "stage3_max_live_parameters",
     "max_reuse_distance": "stage3_max_reuse_distance",
 }
+
+
+def _elements(key, value):
+    """Return a number of elements as DeepSpeed's parser takes it: 5e8 and "500000000" are 500000000, 1.5 is refused."""
+    count = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
+    require_number(key, count, 1 if key == "reduce_bucket_size" else 0, what="whole number of elements")
+    if count != int(count):
+        raise ConfigError(f"{key} is {value!r}: give a whole number of elements.")
+    return int(count)
 
 
 def _check_low_precision(stage, masters, states, offload_optimizer):

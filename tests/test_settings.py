@@ -125,3 +125,20 @@ def test_what_cannot_be_read_is_one_sentence(change, words):
     with pytest.raises(ConfigError, match=words) as caught:
         read_settings({**BASE, **change}, 8)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [5e8, "500000000", " 5000 ", 5000, "5e8", 1.5, "many", 0, -1, True, [1]])
+@pytest.mark.parametrize("key", ["reduce_bucket_size", "sub_group_size", "stage3_max_live_parameters"])
+def test_a_number_of_elements_is_taken_as_deepspeed_takes_it(key, value):
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3, key: value}}
+    try:
+        theirs = getattr(DeepSpeedZeroConfig(**config["zero_optimization"]), key.replace("stage3_", ""))
+    except ValueError:
+        with pytest.raises(ConfigError, match=key):
+            read_settings(config, 1)
+        return
+    if value is True:  # it takes a 1 for that, which nobody means
+        return
+    assert getattr(read_settings(config, 1), key.replace("stage3_", "")) == theirs
