@@ -14,7 +14,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from labsupport.errors import TrainingError
-from labsupport.ranks.live_training import LiveTraining, obstacle
+from labsupport.memory.room import obstacle
+from labsupport.ranks.live_training import LiveTraining
 from labsupport.records import UnfinishedRecord, record
 from labsupport.runs import WARM_UP_STEPS
 from labsupport.widgets.selector.runs import STEPS, live_run

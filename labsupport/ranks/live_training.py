@@ -1,9 +1,6 @@
 """Train a run on this machine's ranks beside a live kernel, say what happens, leave nothing behind. No torch.
 
-    from labsupport.ranks.live_training import LiveTraining, obstacle
-    run = Run("1m", config, world_size=2)
-    print(obstacle(run) or "this machine can run it")
-    LiveTraining(run, on_event=print).start()
+    LiveTraining(Run("1m", config, world_size=2), on_event=print).start()
 
 The ranks are those of the program under the deepspeed launcher, which launch/guard.py watches over. A kernel has one
 run at a time: a second one stops the first.
@@ -26,12 +23,9 @@ from labsupport.launch.launcher import PROGRAM, failure, launcher_command, launc
 from labsupport.launch.processes import remove_shared_memory
 from labsupport.machine.probes import default_accelerator, free_port
 from labsupport.memory.messages import times_ddp
-from labsupport.memory.room import obstacle
 from labsupport.runs import WARM_UP_STEPS
 from labsupport.settings import read_settings
 from labsupport.wording import ranks_in_words
-
-__all__ = ["LiveTraining", "obstacle"]
 
 EVENTS_SECONDS = 0.1  # no more than one event of steps in so long
 SLOW_START_SECONDS = 25
