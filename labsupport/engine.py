@@ -19,7 +19,7 @@ import torch
 from labsupport.config import parse_config
 from labsupport.errors import ConfigError, TrainingError
 from labsupport.machine.hardware import accelerator, fused_adam, gpu_computes_bf16, nvme_obstacle, say_once
-from labsupport.machine.op_builds import prepare_op_builds
+from labsupport.machine.op_builds import clear_stale_locks, prepare_op_builds
 from labsupport.machine.probes import can_write, free_port
 from labsupport.settings import nvme_buffer_bytes, read_settings
 
@@ -48,6 +48,7 @@ def initialize_deepspeed(model, config, optimizer=None):
 
     import deepspeed
 
+    clear_stale_locks()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         engine, wrapped, dataloader, scheduler = deepspeed.initialize(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from labsupport.machine.op_builds import clear_stale_lock, prepare_op_builds
+from labsupport.machine.op_builds import clear_stale_locks, prepare_op_builds
 from labsupport.machine.probes import (
     LOCKED_BY_LABS_BYTES,
     gpu_obstacle,
@@ -115,7 +115,7 @@ def _fused_adam_on_cuda():
     if torch.version.cuda is None:
         return False, "this torch was built without CUDA"
     prepare_op_builds("cuda")
-    clear_stale_lock("fused_adam")
+    clear_stale_locks()
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # what it accepts, it says at length
             toolkit = installed_cuda_version("fused_adam")

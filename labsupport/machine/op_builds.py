@@ -1,7 +1,7 @@
 """What DeepSpeed's compilation of its ops needs around it: ninja, an architecture list, a folder, no stale lock.
 
     prepare_op_builds("cuda")         # before the first op is loaded
-    clear_stale_lock("fused_adam")    # before that op is
+    clear_stale_locks()               # before any op is
 
 ops.py compiles what the labs need beforehand; labsupport.engine comes here for what is compiled on demand.
 """
@@ -10,11 +10,13 @@ import contextlib
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 import psutil
 
 PROCESSOR_OPS = f"py{sys.version_info.major}{sys.version_info.minor}_processor"
+YOUNG_SECONDS = 5
 
 
 def prepare_op_builds(accelerator):
@@ -49,21 +51,31 @@ def prepare_op_builds(accelerator):
         os.environ["TORCH_EXTENSIONS_DIR"] = str(root)
 
 
-def clear_stale_lock(op):
-    """Remove the lock that an interrupted compilation of `op` left; torch would wait for it for ever."""
-    from torch.utils.cpp_extension import _get_build_directory
+def clear_stale_locks():
+    """Remove the locks that interrupted compilations of ops left; torch would wait for each of them for ever.
 
-    folder = Path(_get_build_directory(op, verbose=False))
-    lock = folder / "lock"
-    if lock.exists() and not _is_being_compiled(folder):
-        lock.unlink(missing_ok=True)
-        print(f"{op}: removed the lock that an interrupted compilation left behind.")
+    Who compiles an op keeps its lock open (torch/utils/file_baton.py), so one that nobody has open is left over.
+    """
+    from torch.utils.cpp_extension import get_default_build_root
+
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    for lock in [*root.glob("*/lock"), *root.glob("*/*/lock")]:
+        # A younger one may be another's that opened it after its turn in the list of processes had passed.
+        if _age_seconds(lock) > YOUNG_SECONDS and not _is_open(lock):
+            lock.unlink(missing_ok=True)
+            print(f"{lock.parent.name}: removed the lock that an interrupted compilation left behind.")
 
 
-def _is_being_compiled(folder):
-    """Whether some process works in this folder, as ninja does while it compiles there."""
+def _age_seconds(path):
+    try:
+        return abs(time.time() - path.stat().st_mtime)
+    except FileNotFoundError:
+        return 0
+
+
+def _is_open(path):
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.name() == "ninja" and Path(process.cwd()) == folder:
+            if any(file.path == str(path) for file in process.open_files()):
                 return True
     return False

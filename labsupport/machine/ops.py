@@ -11,7 +11,7 @@ import sys
 import time
 
 from labsupport.machine.hardware import describe_machine
-from labsupport.machine.op_builds import clear_stale_lock
+from labsupport.machine.op_builds import clear_stale_locks
 from labsupport.wording import first_line
 
 MINUTES = {"ShareMemCommBuilder": 1, "CPUAdamBuilder": 1.5, "AsyncIOBuilder": 5}
@@ -41,7 +41,7 @@ def compile_ops():
             flush=True,
         )
         start = time.monotonic()
-        clear_stale_lock(builder.name)
+        clear_stale_locks()
         try:
             builder.load(verbose=False)
         except Exception as error:  # whatever the compiler or DeepSpeed said, the next op may still work

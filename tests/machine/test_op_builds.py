@@ -13,34 +13,41 @@ from labsupport.machine import op_builds
 from labsupport.machine.op_builds import PROCESSOR_OPS, prepare_op_builds
 
 
-def test_a_lock_is_removed_only_where_nobody_compiles(monkeypatch, tmp_path, capsys):
+@pytest.fixture
+def lock(monkeypatch, tmp_path):
+    """The lock of an op that is being compiled, or was until somebody killed the compilation."""
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    lock = tmp_path / "some_op" / "lock"
-    lock.parent.mkdir()
-    lock.write_text("")
-    monkeypatch.setattr(op_builds, "_is_being_compiled", lambda folder: folder == lock.parent)
-    op_builds.clear_stale_lock("some_op")
-    assert lock.exists()
-    monkeypatch.undo()
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    op_builds.clear_stale_lock("some_op")
-    assert not lock.exists() and "interrupted" in capsys.readouterr().out
+    path = tmp_path / "some_op" / "lock"
+    path.parent.mkdir()
+    path.touch()
+    os.utime(path, (0, 0))
+    return path
 
 
-def test_ninja_at_work_is_seen(tmp_path):
-    (tmp_path / "ninja").symlink_to(sys.executable)
-    work = tmp_path / "op"
-    work.mkdir()
-    assert not op_builds._is_being_compiled(work)
-    command = [str(tmp_path / "ninja"), "-c", "import time; print('up', flush=True); time.sleep(60)"]
-    busy = subprocess.Popen(command, cwd=work, stdout=subprocess.PIPE)
+def test_a_lock_that_nobody_holds_is_removed(lock, capsys):
+    op_builds.clear_stale_locks()
+    assert not lock.exists() and "some_op: removed the lock" in capsys.readouterr().out
+
+
+def test_a_lock_that_somebody_holds_stays(lock):
+    holds = "import sys, time; file = open(sys.argv[1]); print('up', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", holds, str(lock)], stdout=subprocess.PIPE)
     try:
-        busy.stdout.readline()
-        assert op_builds._is_being_compiled(work)
+        holder.stdout.readline()
+        op_builds.clear_stale_locks()
+        assert lock.exists()
     finally:
-        busy.kill()
-        busy.wait()
-        busy.stdout.close()
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    op_builds.clear_stale_locks()
+    assert not lock.exists()
+
+
+def test_a_lock_that_was_just_made_stays(lock):
+    os.utime(lock)
+    op_builds.clear_stale_locks()
+    assert lock.exists()
 
 
 @pytest.fixture
