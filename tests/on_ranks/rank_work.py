@@ -27,6 +27,19 @@ def loader(micro_batch):
     return text_loader(micro_batch, rank, world_size, SEQUENCE, samples=128)
 
 
+def who():
+    """This rank's process, number and group, and the sum of 1 + number over the ranks."""
+    import os
+
+    total = torch.ones(1) * (torch.distributed.get_rank() + 1)
+    torch.distributed.all_reduce(total)
+    return os.getpid(), torch.distributed.get_rank(), torch.distributed.get_world_size(), float(total)
+
+
+def divide_by_zero():
+    return 1 / 0
+
+
 def losses(stage, steps=6, **options):
     """Train `steps` micro-batches and return the loss of each, and a checksum of the weights."""
     trainer = make_trainer(stage, **options)

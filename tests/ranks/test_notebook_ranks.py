@@ -8,21 +8,12 @@ import time
 
 import psutil
 import pytest
+import rank_work
 
 from labsupport.errors import LabError, TrainingError
 from labsupport.ranks.notebook import Ranks, start_ranks
 
 pytestmark = pytest.mark.slow
-
-
-def who():
-    import os
-
-    import torch
-
-    total = torch.ones(1) * (torch.distributed.get_rank() + 1)
-    torch.distributed.all_reduce(total)
-    return os.getpid(), torch.distributed.get_rank(), torch.distributed.get_world_size(), float(total)
 
 
 def test_cpu_ranks_compute_in_bf16_also_beside_a_gpu_without_it(two_ranks, monkeypatch):
@@ -38,7 +29,7 @@ def test_cpu_ranks_compute_in_bf16_also_beside_a_gpu_without_it(two_ranks, monke
 
 
 def test_each_rank_is_a_process_of_one_group(two_ranks):
-    answers = two_ranks.run(who)
+    answers = two_ranks.run(rank_work.who)
     assert [answer[1:] for answer in answers] == [(0, 2, 3.0), (1, 2, 3.0)]
     assert [answer[0] for answer in answers] == two_ranks.pids
     assert len({os.getpid(), *two_ranks.pids}) == 3
@@ -59,8 +50,8 @@ def test_what_the_ranks_print_is_shown_by_rank(two_ranks, capsys):
 
 def test_an_error_on_both_ranks_is_raised_and_the_ranks_live_on(two_ranks):
     with pytest.raises(TrainingError, match="Rank 0 failed: ZeroDivisionError"):
-        two_ranks.run(lambda: 1 / 0)
-    assert two_ranks.alive and len(two_ranks.run(who)) == 2
+        two_ranks.run(rank_work.divide_by_zero)
+    assert two_ranks.alive and len(two_ranks.run(rank_work.who)) == 2
 
 
 def test_ranks_stuck_on_a_failed_one_are_stopped(monkeypatch):
@@ -72,7 +63,7 @@ def test_ranks_stuck_on_a_failed_one_are_stopped(monkeypatch):
     assert not ranks.alive
     assert psutil.wait_procs(processes, timeout=20)[1] == []
     with pytest.raises(LabError, match="start_ranks again"):
-        ranks.run(who)
+        ranks.run(rank_work.who)
 
 
 def test_impossible_ranks_are_refused_in_one_sentence():
