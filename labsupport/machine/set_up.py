@@ -24,7 +24,7 @@ ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "
 OFFLINE = ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError", "ReadTimeoutError", "ProxyError")
 NO_INDEX = "pip reaches no package index: connect this machine to a network, and run make again."
 DISK_FULL = (
-    "The disk is full: the set-up needs 2 GB where .venv is made, 7 GB where torch brings CUDA, and as much again for "
+    "The disk is full: the set-up needs 2 GB where .venv is made, 6 GB where torch brings CUDA, and as much again for "
     "a while in pip's cache and in the folder for temporary files; make room, and run make again."
 )
 
@@ -56,7 +56,7 @@ def set_up(venv, wanted=""):
                 raise SetUpError(*sentences)
             print(f"Making {venv} with Python {python['version']} ({python['path']}).", flush=True)
             _run([python["path"], "-m", "venv", "--clear", str(venv)], lock)
-        print("Installing the pinned packages: one time, 2 to 8 minutes, 2 GB, or 7 GB with CUDA ...", flush=True)
+        print("Installing the pinned packages: one time, 2 to 8 minutes, 2 GB, or 6 GB with CUDA ...", flush=True)
         with contextlib.suppress(FileNotFoundError):
             ready.unlink()
         pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]

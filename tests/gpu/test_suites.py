@@ -38,7 +38,7 @@ def dry_run(tmp_path_factory):
     """The folder of the records of a dry run, made by the command that a maintainer types."""
     folder = tmp_path_factory.mktemp("records")
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--dry-run", "--fresh", "--folder", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=850)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return folder
 
