@@ -2,6 +2,7 @@
 
 import copy
 import dis
+import itertools
 import json
 import numbers
 import traceback
@@ -46,14 +47,22 @@ def is_stub(answer):
             return False
     if type(answer) is not types.FunctionType:
         return False
-    steps = [(step.opname, step.argval) for step in dis.get_instructions(answer)]
-    loads_and_returns = [step for step in steps if step[0] not in ("RESUME", "NOP")]
-    if loads_and_returns == [("LOAD_CONST", None), ("RETURN_VALUE", None)]:
+    steps = list(_steps_of(answer))
+    if steps == [("LOAD_CONST", None), ("RETURN_VALUE", None)]:
         return True
     return any(
-        first == ("LOAD_CONST", Ellipsis) and second[0] == "RETURN_VALUE"
-        for first, second in zip(steps, steps[1:], strict=False)
+        first == ("LOAD_CONST", Ellipsis) and second[0] == "RETURN_VALUE" for first, second in itertools.pairwise(steps)
     )
+
+
+def _steps_of(function):
+    """What a function does, as (name, value) of its bytecode, without what does nothing."""
+    for step in dis.get_instructions(function):
+        if step.opname == "RETURN_CONST":  # the two in one, in Python 3.12 and 3.13
+            yield "LOAD_CONST", step.argval
+            yield "RETURN_VALUE", None
+        elif step.opname not in ("RESUME", "NOP"):
+            yield step.opname, step.argval
 
 
 def describe(value):
