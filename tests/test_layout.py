@@ -15,7 +15,7 @@ FLOORS = [
     "config compare",
     "settings runs",
     "engine memory",
-    "trainer ranks step_time",
+    "trainer checkpoint ranks step_time",
     "measure widgets",
     "deepspeed_trainer exercises gpu",
     "grading",

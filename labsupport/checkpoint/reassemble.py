@@ -1,0 +1,149 @@
+"""Put a checkpoint of another stage, another number of ranks or another place of the states into an engine.
+
+Each parameter is put together whole, one at a time, and each rank takes the part that its own stage gives it: the same
+idea as DeepSpeed's universal checkpoint, without its files. What DeepSpeed restores beside them, counters, scheduler
+and loss scaler, is restored here as `engine.load_checkpoint` does it.
+"""
+
+import torch
+
+from labsupport.checkpoint.whole import WholeStates
+
+# What training has brought a group of the optimizer to; how the optimizer computes is this run's own.
+REACHED = ("lr", "initial_lr", "betas", "eps", "weight_decay", "momentum")
+
+
+def trained_names(engine):
+    """Return the names of the parameters that the engine trains, at stage 0 in the order of its optimizer."""
+    names = _names(engine)
+    if engine.zero_optimization_stage():
+        return [names[id(parameter)] for parameter in engine.module.parameters() if parameter.requires_grad]
+    return [names[id(parameter)] for parameter in _trained_at_stage_0(engine)]
+
+
+@torch.no_grad()
+def put_weights(engine, states, of_optimizer=lambda name: {}):
+    """Put the weights of a WholeStates into the engine, and the optimizer's states that `of_optimizer` names."""
+    stage, base = engine.zero_optimization_stage(), _base_optimizer(engine)
+    put = {0: _put_whole, 1: _put_into_row, 2: _put_into_row, 3: _put_into_parts}[stage]
+    put(engine, base, states, of_optimizer)
+    _put_others(engine.module, states.others)
+
+
+def reassemble(engine, folder, trained):
+    """Put all states of a tag's folder into the engine and return DeepSpeed's client state. Collective.
+
+    trained: the names of the trained parameters in the order in which they were saved, which stage 0 does not keep.
+    """
+    states, optimizer, base = WholeStates(folder, trained), engine.optimizer, _base_optimizer(engine)
+    put_weights(engine, states, states.of_optimizer)
+    for group, settings in zip(base.param_groups, states.groups, strict=True):
+        group.update({key: settings[key] for key in REACHED if key in settings and key in group})
+    saved = states.model_states
+    if engine.lr_scheduler is not None and saved["lr_scheduler"] is not None:
+        engine.lr_scheduler.load_state_dict(saved["lr_scheduler"])
+    for counter in ("global_steps", "global_samples", "skipped_steps"):
+        setattr(engine, counter, saved[counter])
+    if engine.fp16_enabled():
+        scaler = optimizer.loss_scaler if engine.zero_optimization_stage() else optimizer.loss_scale_config
+        scaler.cur_scale = states.loss_scale
+    return saved
+
+
+def _put_whole(engine, base, states, of_optimizer):
+    names = _names(engine)
+    masters = getattr(engine.optimizer, "fp32_groups", None)
+    masters = _flat(masters) if masters else _trained_at_stage_0(engine)
+    for parameter, master in zip(_trained_at_stage_0(engine), masters, strict=True):
+        name = names[id(parameter)]
+        master.data.copy_(states.master(name))
+        parameter.data.copy_(master)
+        for key, value in of_optimizer(name).items():
+            base.state[master][key] = value.clone() if _is_row(value) else _number(base, value)
+
+
+def _put_into_row(engine, base, states, of_optimizer):
+    names, optimizer = _names(engine), engine.optimizer
+    for parameters, row in zip(optimizer.bit16_groups, optimizer.single_partition_of_fp32_groups, strict=True):
+        for parameter in parameters:
+            place = parameter._hp_mapping
+            if place is None:
+                continue  # another rank's
+            name, of, to = names[id(parameter)], place.lp_fragment_address, place.hp_fragment_address
+            row.data[to.start : to.start + to.numel].copy_(
+                states.master(name).flatten()[of.start : of.start + of.numel]
+            )
+            for key, value in of_optimizer(name).items():
+                if not _is_row(value):
+                    base.state[row][key] = _number(base, value)
+                    continue
+                if key not in base.state[row]:
+                    base.state[row][key] = torch.zeros_like(row)
+                own = value.flatten()[of.start : of.start + of.numel]
+                base.state[row][key][to.start : to.start + to.numel].copy_(own)
+    optimizer.update_lp_params()
+
+
+def _put_into_parts(engine, base, states, of_optimizer):
+    names, optimizer, rank = _names(engine), engine.optimizer, torch.distributed.get_rank()
+    optimizer._partition_all_parameters()
+    for group, parameters in enumerate(optimizer.fp16_groups):
+        row, start = optimizer.fp32_partitioned_groups_flat[group], 0
+        for parameter in parameters:
+            name, count = names[id(parameter)], parameter.partition_numel()
+            _copy_part(row.data[start : start + count], states.master(name), rank)
+            for key, value in of_optimizer(name).items():
+                if not _is_row(value):
+                    base.state[row][key] = _number(base, value)
+                    continue
+                if key not in base.state[row]:
+                    base.state[row][key] = torch.zeros_like(row)
+                _copy_part(base.state[row][key][start : start + count], value, rank)
+            start += count
+        optimizer._reassign_or_swap_out_partitioned_parameters(group)
+    optimizer._post_step(set())
+
+
+def _copy_part(part, whole, rank):
+    """Copy a rank's part of a whole tensor; the last rank's may be shorter than its place."""
+    own = whole.flatten()[rank * part.numel() : (rank + 1) * part.numel()]
+    part[: own.numel()].copy_(own)
+
+
+def _put_others(module, others):
+    """Put frozen parameters and buffers into the module, also where stage 3 has partitioned them."""
+    import deepspeed
+
+    places = dict(module.named_parameters()) | dict(module.named_buffers())
+    for name, tensor in others.items():
+        if name not in places:
+            continue
+        with deepspeed.zero.GatheredParameters([places[name]], modifier_rank=0):
+            if places[name].shape == tensor.shape:
+                places[name].data.copy_(tensor)
+
+
+def _base_optimizer(engine):
+    return getattr(engine.optimizer, "optimizer", engine.optimizer)
+
+
+def _names(engine):
+    return {id(parameter): name for name, parameter in engine.module.named_parameters()}
+
+
+def _trained_at_stage_0(engine):
+    optimizer = engine.optimizer
+    return _flat(getattr(optimizer, "fp16_groups", None) or [group["params"] for group in optimizer.param_groups])
+
+
+def _flat(groups):
+    return [each for group in groups for each in group]
+
+
+def _is_row(value):
+    return torch.is_tensor(value) and value.dim() > 0
+
+
+def _number(base, value):
+    """The step as this optimizer counts it: torch's own with a tensor, DeepSpeed's with a number."""
+    return torch.tensor(float(value)) if type(base).__module__.startswith("torch.") else int(value)
