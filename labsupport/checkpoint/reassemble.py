@@ -74,13 +74,10 @@ def _put_into_row(engine, base, states, of_optimizer):
                 states.master(name).flatten()[of.start : of.start + of.numel]
             )
             for key, value in of_optimizer(name).items():
-                if not _is_row(value):
-                    base.state[row][key] = _number(base, value)
-                    continue
-                if key not in base.state[row]:
-                    base.state[row][key] = torch.zeros_like(row)
-                own = value.flatten()[of.start : of.start + of.numel]
-                base.state[row][key][to.start : to.start + to.numel].copy_(own)
+                state = _row_of_states(base, row, key, value)
+                if state is not None:
+                    own = value.flatten()[of.start : of.start + of.numel]
+                    state[to.start : to.start + to.numel].copy_(own)
     optimizer.update_lp_params()
 
 
@@ -93,15 +90,23 @@ def _put_into_parts(engine, base, states, of_optimizer):
             name, count = names[id(parameter)], parameter.partition_numel()
             _copy_part(row.data[start : start + count], states.master(name), rank)
             for key, value in of_optimizer(name).items():
-                if not _is_row(value):
-                    base.state[row][key] = _number(base, value)
-                    continue
-                if key not in base.state[row]:
-                    base.state[row][key] = torch.zeros_like(row)
-                _copy_part(base.state[row][key][start : start + count], value, rank)
+                state = _row_of_states(base, row, key, value)
+                if state is not None:
+                    _copy_part(state[start : start + count], value, rank)
             start += count
         optimizer._reassign_or_swap_out_partitioned_parameters(group)
     optimizer._post_step(set())
+
+
+def _row_of_states(base, row, key, value):
+    """The row of the optimizer's states `key` beside a row of masters; None for a number, which is set here."""
+    states = base.state[row]
+    if not _is_row(value):
+        states[key] = _number(base, value)
+        return None
+    if key not in states:
+        states[key] = torch.zeros_like(row)
+    return states[key]
 
 
 def _copy_part(part, whole, rank):

@@ -83,7 +83,7 @@ def name_latest(path, tag):
 
 
 def prune(path, keep):
-    """Remove all but the newest `keep` whole tags of a folder, and what interrupted saves left; return their names.
+    """Remove all but the newest `keep` whole tags of a folder; return the names of those that are gone.
 
     The newest is what its manifest says, by its number of steps, so that a clock that goes back does no harm. The tag
     that `latest` names stays, and so do tags without a manifest, because nobody can say what they are.

@@ -74,8 +74,9 @@ def _age_seconds(path):
 
 
 def _is_open(path):
+    real = os.path.realpath(path)  # as the system names an open file, also where the cache is a link
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if any(file.path == str(path) for file in process.open_files()):
+            if any(file.path == real for file in process.open_files()):
                 return True
     return False

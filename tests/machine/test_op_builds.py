@@ -16,8 +16,10 @@ from labsupport.machine.op_builds import PROCESSOR_OPS, prepare_op_builds
 @pytest.fixture
 def lock(monkeypatch, tmp_path):
     """The lock of an op that is being compiled, or was until somebody killed the compilation."""
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    path = tmp_path / "some_op" / "lock"
+    (tmp_path / "drive").mkdir()
+    (tmp_path / "cache").symlink_to(tmp_path / "drive")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "cache"))
+    path = tmp_path / "cache" / "some_op" / "lock"
     path.parent.mkdir()
     path.touch()
     os.utime(path, (0, 0))
