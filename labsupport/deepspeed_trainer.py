@@ -31,7 +31,7 @@ from labsupport.config import (
 )
 from labsupport.config_checks import require_positive_integer
 from labsupport.corpus import endless_batches, text_loader
-from labsupport.engine import end_rank, initialize_deepspeed, start_distributed
+from labsupport.engine import end_rank, import_ahead, initialize_deepspeed, start_distributed
 from labsupport.errors import ConfigError, LabError, TrainingError
 from labsupport.launch.hostfile import hand_over_to_launcher
 from labsupport.launch.processes import end_with_the_launcher
@@ -132,6 +132,7 @@ def parse(arguments=None):
 def train(options):
     """Train on this rank as `options` ask and return the result on rank 0, None on the others."""
     end_with_the_launcher()
+    import_ahead()
     start_distributed()
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     say = functools.partial(print, flush=True) if rank == 0 else (lambda *_: None)

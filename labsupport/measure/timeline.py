@@ -106,7 +106,7 @@ class _Allocation:
 
 
 def _timeline(profile, held, device):
-    events = list(_flat(profile.profiler.kineto_results.experimental_event_tree()))
+    events = list(_flat(profile.kineto_results.experimental_event_tree()))
     entries = _entries(sorted(events, key=lambda event: event.start_time_ns), device)
     begin = entries.index(("mark", "begin"))
     roles, live, phase, timeline = Counter(dict.fromkeys(ROLES, 0)), {}, "step", []
@@ -262,9 +262,8 @@ def _mark_claims(engine):
 
 def _profiler():
     # Memory on a GPU is reported by its allocator, on the CPU's side; CUPTI would only slow what is timed afterwards.
-    return torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
-    )
+    # Not torch.profiler.profile: that one turns every event into a Python object, which takes longer than the step.
+    return torch.autograd.profiler.profile(use_device=None, profile_memory=True)
 
 
 @contextlib.contextmanager

@@ -203,8 +203,9 @@ def _become_rank(rank, environment, kernel_pid, controller_pid):
     import torch
     from IPython import get_ipython
 
-    from labsupport.engine import start_distributed
+    from labsupport.engine import import_ahead, start_distributed
 
+    import_ahead()
     start_distributed()
     names = {
         "rank": rank,
