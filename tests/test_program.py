@@ -11,6 +11,7 @@ import time
 import psutil
 import pytest
 
+from labsupport import create_deepspeed_config
 from labsupport.deepspeed_trainer import parse
 from labsupport.errors import LabError, TrainingError
 from labsupport.launch.hostfile import check_hostfile
@@ -67,15 +68,6 @@ def test_a_resumed_run_goes_on_and_a_finished_one_says_so(trained):
         run_program([*QUICK, "--stage", "2", "--resume", folder, "--steps", "20"], 2)
 
 
-def test_a_config_file_decides_stage_and_offload(tmp_path):
-    from labsupport import create_deepspeed_config
-
-    config = create_deepspeed_config(3, precision="fp32", train_batch_size=4, offload_optimizer=True)
-    (tmp_path / "ds_config.json").write_text(json.dumps(config))
-    result = run_program([*QUICK, "--config", tmp_path / "ds_config.json"], 2)
-    assert (result["stage"], result["precision"], result["offload"]["optimizer"]) == (3, "fp32", "cpu")
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -124,21 +116,17 @@ def test_a_hostfile_is_read_as_deepspeed_reads_it(tmp_path):
             check_hostfile(path)
 
 
-def test_hostfile_hands_over_to_the_launcher(tmp_path):
+def test_hostfile_hands_over_to_the_launcher_and_a_config_file_decides_stage_and_offload(tmp_path):
+    config = create_deepspeed_config(3, precision="fp32", train_batch_size=4, offload_optimizer=True)
+    (tmp_path / "ds_config.json").write_text(json.dumps(config))
     (tmp_path / "hostfile.txt").write_text("localhost slots=2\n")
-    result = tmp_path / "result.json"
-    command = [
-        sys.executable,
-        str(PROGRAM),
-        "--hostfile",
-        str(tmp_path / "hostfile.txt"),
-        *QUICK,
-        "--json",
-        str(result),
-    ]
+    files = ["--hostfile", tmp_path / "hostfile.txt", "--config", tmp_path / "ds_config.json"]
+    command = [sys.executable, PROGRAM, *files, *QUICK, "--json", tmp_path / "result.json"]
     done = subprocess.run(command, env=launcher_environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(result.read_text())["world_size"] == 2
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["world_size"], result["stage"], result["precision"]) == (2, 3, "fp32")
+    assert result["offload"]["optimizer"] == "cpu"
 
 
 @pytest.mark.parametrize("who", ["the terminal's whole group", "the launcher alone"])
@@ -213,5 +201,5 @@ def test_two_nodes_and_torchrun_train_as_the_deepspeed_launcher_does(trained):
 def test_a_mistake_on_two_nodes_is_one_sentence():
     from labsupport.launch.two_nodes import run_two_nodes
 
-    with pytest.raises(TrainingError, match="There is no checkpoint at nowhere"):
-        run_two_nodes([*QUICK, "--resume", "nowhere"])
+    with pytest.raises(TrainingError, match="Cannot read the config missing.json"):
+        run_two_nodes([*QUICK, "--config", "missing.json"])
