@@ -7,6 +7,7 @@ labsupport.machine answers what can be asked without torch; labsupport.engine tr
 
 import contextlib
 import io
+import logging
 import os
 import platform
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ from labsupport.machine.probes import (
     locking_obstacle,
     nvme_is_available,
 )
+
+# With a CUDA compiler and no GPU, a torch for CUDA warns in each process that no CUDA runtime is found, when DeepSpeed
+# asks it for the compiler: what the ranks run on is said by describe_machine, once.
+logging.getLogger("torch.utils.cpp_extension").addFilter(lambda record: "No CUDA runtime" not in str(record.msg))
 
 
 @dataclass(frozen=True)

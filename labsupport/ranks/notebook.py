@@ -199,13 +199,14 @@ def _become_rank(rank, environment, kernel_pid, controller_pid):
 
     end_with(kernel_pid, then=leave)
 
+    from labsupport.engine import import_ahead, start_distributed
+
+    import_ahead()
+
     import deepspeed
     import torch
     from IPython import get_ipython
 
-    from labsupport.engine import import_ahead, start_distributed
-
-    import_ahead()
     start_distributed()
     names = {
         "rank": rank,

@@ -1,16 +1,18 @@
 """What this machine gets: accelerator, precision, optimizer, and why not another."""
 
+import inspect
+import logging
 import os
+from pathlib import Path
 
 import pytest
+import torch.utils.cpp_extension
 
 from labsupport.machine import hardware
 
 
 @pytest.mark.parametrize(("cuda", "words"), [(None, "built without CUDA"), ("13.0", "install the CUDA toolkit 13.0")])
 def test_without_a_cuda_compiler_torchs_adam_is_chosen(monkeypatch, cuda, words):
-    import torch.utils.cpp_extension
-
     # Whatever torch and toolkit this machine has: pip brings a torch for CUDA to machines without a GPU too.
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.utils.cpp_extension, "CUDA_HOME", None)
@@ -45,3 +47,14 @@ def test_a_gpu_that_cannot_be_used_is_told_although_the_processor_is_chosen(monk
     hardware.say_once.cache_clear()
     hardware.describe_machine()
     assert capsys.readouterr().out == ""
+
+
+def test_a_cuda_compiler_without_a_gpu_costs_the_reader_no_line_in_each_process():
+    words = "No CUDA runtime is found, using CUDA_HOME='%s'"
+    source = Path(inspect.getsourcefile(torch.utils.cpp_extension)).read_text()
+    assert f'logger.warning("{words}"' in source, "torch words it in another way now: look at hardware.py's filter"
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    kept = [
+        text for text in (words, "something else") if logger.filter(logger.makeRecord("", 30, "", 0, text, (), None))
+    ]
+    assert kept == ["something else"]
