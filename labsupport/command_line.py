@@ -18,7 +18,7 @@ class OneSentenceParser(argparse.ArgumentParser):
 
 
 def exit_status(run, arguments=None, stopped="Stopped by Ctrl-C."):
-    """Return the exit status that run(arguments) returns; 2 for a mistake, told in one sentence, and 130 for Ctrl-C."""
+    """Return the exit status that run(arguments) returns; that of a LabError, told in one sentence; 130 for Ctrl-C."""
     try:
         return run(arguments)
     except LabError as error:
@@ -26,7 +26,7 @@ def exit_status(run, arguments=None, stopped="Stopped by Ctrl-C."):
             # What goes wrong on all ranks, rank 0 tells for all: the launcher stops the others within a second.
             time.sleep(3)
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
+        return error.status
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr, flush=True)
         return 130

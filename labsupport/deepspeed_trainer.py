@@ -19,6 +19,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from labsupport.checkpoint.options import changes, manifest_to_resume, options_of, taken_over
+from labsupport.checkpoint.schedule import Saves
+from labsupport.checkpoint.tags import has_checkpoint
 from labsupport.command_line import OneSentenceParser, exit_status, write_json
 from labsupport.compare import compare_stages
 from labsupport.config import (
@@ -35,6 +38,7 @@ from labsupport.engine import end_rank, import_ahead, initialize_deepspeed, star
 from labsupport.errors import ConfigError, LabError, TrainingError
 from labsupport.launch.hostfile import hand_over_to_launcher
 from labsupport.launch.processes import end_with_the_launcher
+from labsupport.launch.stacks import Watch
 from labsupport.machine.hardware import describe_machine
 from labsupport.measure.ledger import held_by_place
 from labsupport.measure.report import Events, measure
@@ -59,7 +63,10 @@ __all__ = [
 
 
 def main(arguments=None):
-    """Run the program and return its exit status: 0, 2 for a mistake told in one sentence, 130 for Ctrl-C."""
+    """Run the program and return its exit status.
+
+    0; 2 for a mistake, told in one sentence; 75 for a run that SIGTERM asked to end, and that saved; 130 for Ctrl-C.
+    """
     return exit_status(run, arguments)
 
 
@@ -107,12 +114,13 @@ def parse(arguments=None):
     add("--sequence-length", type=int, default=128, help="bytes per sample (default 128)")
     add("--lr", type=float, default=1e-3, help="learning rate (default 0.001)")
     add("--seed", type=int, default=0)
-    add("--save", metavar="DIR", help="save a checkpoint here at the end")
-    add(
-        "--resume",
-        metavar="DIR",
-        help="load the checkpoint here first, go on to --steps, and save here again",
-    )
+    add("--save", metavar="DIR", help="save a checkpoint here at the end, and when SIGTERM asks the run to end")
+    add("--save-every", type=int, metavar="N", help="save every N optimizer steps too")
+    add("--keep", type=int, metavar="K", help="keep only the newest K checkpoints of the folder")
+    add("--resume", metavar="DIR", help="load the checkpoint here first, as the run that was saved, go on to --steps, "
+        "and save here again; auto: the one in --save, if there is one")  # fmt: skip
+    add("--tag", help="with --resume, the checkpoint to load (default: the one that the file latest names)")
+    add("--fall-back", action="store_true", help="with --resume, take the newest whole checkpoint for a damaged one")
     add("--activation-checkpointing", action="store_true", help="recompute activations in the backward pass")
     add("--compile", action="store_true", help="compile each transformer layer with torch.compile")
     add("--json", metavar="FILE", help="write the result here")
@@ -122,11 +130,30 @@ def parse(arguments=None):
     add("--hostfile", metavar="FILE", help="hand over to the deepspeed launcher on these hosts")
     add("--local_rank", type=int, help=argparse.SUPPRESS)  # older launchers pass it
     options = parser.parse_args(arguments)
-    for name in ("steps", "micro_batch", "accumulation", "sequence_length"):
-        require_positive_integer(f"--{name.replace('_', '-')}", getattr(options, name))
+    not_given = dict.fromkeys(vars(options))
+    given = vars(parser.parse_args(arguments, argparse.Namespace(**not_given)))
+    options.given = {name for name, value in given.items() if value is not None}
+    for name in ("steps", "micro_batch", "accumulation", "sequence_length", "save_every", "keep"):
+        if getattr(options, name) is not None:
+            require_positive_integer(f"--{name.replace('_', '-')}", getattr(options, name))
+    _require_folders(options)
     if options.sequence_length < 2:
         raise LabError("--sequence-length is 1: a next byte needs at least 2.")
     return options
+
+
+def _require_folders(options):
+    """Raise LabError for an option about checkpoints that needs another one; `--resume auto` becomes a folder."""
+    if options.resume == "auto":
+        if not options.save:
+            raise LabError("--resume auto looks into the folder of --save: name it.")
+        options.resume = options.save if has_checkpoint(options.save) else None
+    elif not options.resume and (options.tag or options.fall_back):
+        raise LabError(f"{'--tag' if options.tag else '--fall-back'} says what to load: name the folder with --resume.")
+    if not (options.save or options.resume) and (options.save_every or options.keep):
+        raise LabError(
+            f"{'--save-every' if options.save_every else '--keep'} needs a folder to save into: name it with --save."
+        )
 
 
 def train(options):
@@ -140,6 +167,8 @@ def train(options):
     events.write("starting", message=f"{ranks_in_words(world_size)} up; the model is being built.")
 
     machine = describe_machine()
+    manifest = manifest_to_resume(options.resume, options.tag, options.fall_back) if options.resume else None
+    options = taken_over(options, options.given, manifest, world_size)
     preset = preset_for(options, machine)
     config = make_config(options, machine, world_size)
     say(f"Machine: {machine}.")
@@ -148,23 +177,21 @@ def train(options):
     if rank == 0 and machine.accelerator == "cuda":
         _require_memory(training_run)
     trainer = DeepSpeedTrainer(make_model(options, preset, config, say), config)
-    engine, accumulation = trainer.engine, trainer.engine.gradient_accumulation_steps()
+    engine = trainer.engine
     training, validation = batches(options, engine.train_micro_batch_size_per_gpu(), rank, world_size)
     base = held_by_place(engine)["host"]["other"]  # what has no role before the first step is the text
 
-    done = resume(options, trainer, say)
+    done = resume(options, trainer, training, manifest, say)
     initial_loss = trainer.evaluate(validation)
-    for _ in range(done * accumulation):
-        next(training)
-    after_step = events.of_steps(engine, done, options.steps)
-    losses, step_seconds = timed_steps(trainer, training, options.steps - done, accumulation, after_step)
+    kept = options_of(options, preset, config_precision(config), engine.train_batch_size())
+    with Saves(trainer, options.save or options.resume, options.save_every, options.keep, kept, say) as saves:
+        after_step = events.of_steps(engine, done, options.steps)
+        losses, step_seconds = timed_steps(trainer, training, done, options.steps, after_step, saves)
     events.write("measuring", message="The steps are done; one more is measured.")
     final_loss = trainer.evaluate(validation)
 
-    if folder := options.save or options.resume:
-        say(f"Saved {folder}/{trainer.save_checkpoint(folder, {'steps': options.steps})}.")
-    measured = measure(trainer, list(itertools.islice(training, accumulation)), base)
-    trained = {"initial_loss": initial_loss, "final_loss": final_loss, "losses": losses}
+    measured = measure(trainer, list(itertools.islice(training, engine.gradient_accumulation_steps())), base)
+    trained = {"initial_loss": initial_loss, "final_loss": final_loss, "losses": losses, "resumed_after_step": done}
     return result_of(options, machine, preset, config, engine, trained, step_seconds, measured) if rank == 0 else None
 
 
@@ -228,29 +255,48 @@ def batches(options, micro_batch, rank, world_size):
     return endless_batches(text_loader(*window, seed=options.seed)), list(validation)
 
 
-def resume(options, trainer, say):
-    """Load the checkpoint that the options name, if any, and return how many optimizer steps it has."""
+def resume(options, trainer, training, manifest, say):
+    """Load the checkpoint that the options name, if any, pass by the micro-batches that it has seen, return its steps.
+
+    manifest: that of the checkpoint, or None.
+    """
     if not options.resume:
         return 0
-    done = trainer.load_checkpoint(options.resume).get("steps", trainer.engine.global_steps)
+    engine = trainer.engine
+    trainer.load_checkpoint(options.resume, options.tag, fall_back=options.fall_back)
+    done, lr = engine.global_steps, engine.get_lr()[0]
     say(f"Resumed {options.resume} after step {done}.")
+    wanted_lr = None if engine.lr_scheduler else engine.config.get("optimizer", {}).get("params", {}).get("lr")
+    for sentence in changes(manifest, engine.train_batch_size(), wanted_lr, lr):
+        say(sentence)
     if done >= options.steps:
         raise TrainingError(f"The checkpoint {options.resume} already has {done} steps: ask for more with --steps.")
+    seen = engine.global_samples // (engine.train_micro_batch_size_per_gpu() * torch.distributed.get_world_size())
+    with torch.random.fork_rng(devices=[]):  # a loader draws a random number for each epoch that it begins
+        for _ in range(seen):
+            next(training)
     return done
 
 
-def timed_steps(trainer, batches, steps, accumulation, after_step):
-    """Train `steps` optimizer steps with a progress bar on rank 0 and return the losses and the seconds of each."""
+def timed_steps(trainer, batches, done, steps, after_step, saves):
+    """Train from step `done` + 1 to step `steps`, with a progress bar on rank 0; return the losses and seconds of each.
+
+    after_step: called with (loss, seconds). saves: what saves, which is not timed.
+    """
+    accumulation = trainer.engine.gradient_accumulation_steps()
     trainer.engine.train()
     losses, seconds = [], []
-    with tqdm(total=steps, disable=trainer.rank != 0, unit="step", desc="training", mininterval=1.0) as bar:
-        for _ in range(steps):
+    bar = tqdm(total=steps - done, disable=trainer.rank != 0, unit="step", desc="training", mininterval=1.0)
+    with bar, Watch(trainer.rank) as watch:
+        for step in range(done + 1, steps + 1):
             start = time.perf_counter()
             losses.append(sum(trainer.train_step(next(batches)) for _ in range(accumulation)) / accumulation)
             seconds.append(time.perf_counter() - start)
             after_step(losses[-1], seconds[-1])
             bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
             bar.update()
+            saves.after_step(step, step == steps)
+            watch.step(step)
     return losses, seconds
 
 

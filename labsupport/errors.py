@@ -1,8 +1,12 @@
 """What a reader's mistake raises: one sentence that says what is wrong, with which value, and what to do."""
 
+import os
+
 
 class LabError(Exception):
     """A mistake that the reader can mend; the message is one sentence and is all that is shown."""
+
+    status = 2  # of a program that it ends
 
     def _render_traceback_(self):
         """Tell IPython to show the sentence alone: the way through our code teaches nobody anything."""
@@ -19,3 +23,9 @@ class CheckpointError(LabError, RuntimeError):
 
 class TrainingError(LabError, RuntimeError):
     """Training that cannot start here or cannot go on: hardware, ports, optimizers, a loss that is not a number."""
+
+
+class EndedEarly(LabError, RuntimeError):
+    """A run that was asked to end, and has saved what it had."""
+
+    status = os.EX_TEMPFAIL  # 75: a scheduler that knows it starts the job again

@@ -8,19 +8,16 @@ labsupport/deepspeed_trainer.py is the program that trains with it from the comm
 
 import itertools
 import os
-import pickle
 import warnings
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from labsupport.checkpoint.load import load, load_weights
+from labsupport.checkpoint.save import save
 from labsupport.engine import initialize_deepspeed, out_of_gpu_memory
-from labsupport.errors import CheckpointError, ConfigError, TrainingError
+from labsupport.errors import ConfigError, TrainingError
 
-# The caller's state is saved under one key of ours. DeepSpeed lays client_state over its own dict, so a
-# caller's "module" or "global_steps" would overwrite the engine's.
-CLIENT_STATE_KEY = "labsupport_client_state"
 STEPS_BETWEEN_LOSS_CHECKS = 10
 
 
@@ -108,14 +105,15 @@ class DeepSpeedTrainer:
             raise TrainingError("The dataloader gave no batch to evaluate: check that it holds at least one per rank.")
         return float(self._mean_over_ranks(torch.stack(losses).mean()))
 
-    def save_checkpoint(self, path, client_state=None, tag=None):
-        """Save weights, optimizer, scheduler, counters and the caller's own state; return the tag.
+    def save_checkpoint(self, path, client_state=None, tag=None, *, keep=None, options=None):
+        """Save weights, optimizer, scheduler, counters, random states and the caller's own state; return the tag.
 
-        client_state: any picklable dict, any keys; rank 0's is saved. tag: the folder inside `path`, by
-        default global_step<N>. Between the micro-batches of one step DeepSpeed saves no gradients: it warns.
-        Raises CheckpointError where `path` cannot be a folder, or the state cannot be pickled.
+        The tag appears in `path` only when every rank's files are on the disk. client_state: any picklable dict, any
+        keys; rank 0's is saved. tag: the folder inside `path`, by default global_step<N>. keep: remove all but so many
+        of the newest. options: plain data for the manifest. Between the micro-batches of one step DeepSpeed saves no
+        gradients: it warns. Raises CheckpointError on every rank, with what was there before left as it was.
         """
-        engine, path = self.engine, str(path)
+        engine = self.engine
         tag = str(tag if tag is not None else f"global_step{engine.global_steps}")
         pending = engine.micro_steps % engine.gradient_accumulation_steps()
         if pending and self.rank == 0:
@@ -124,41 +122,25 @@ class DeepSpeedTrainer:
                 f"{pending} micro-batches are not saved.",
                 stacklevel=2,
             )
-        require_possible_folder(path)
-        state = {CLIENT_STATE_KEY: _picklable_dict(client_state)}
-        try:
-            engine.save_checkpoint(path, tag=tag, client_state=state)
-        except OSError as error:
-            raise CheckpointError(f"The checkpoint {path}/{tag} was not saved: {error.strerror or error}.") from error
+        save(engine, path, tag, client_state, keep, options)
         return tag
 
-    def load_checkpoint(self, path, tag=None):
+    def load_checkpoint(self, path, tag=None, *, fall_back=False):
         """Load everything that save_checkpoint saved and return the caller's own client state, and only that.
 
-        tag: the folder inside `path`, by default the one that the file `latest` names. A checkpoint is a
-        pickle: load only what you trust. Raises CheckpointError for a path that is missing or a file, for a
-        tag that is not there, and for a checkpoint of another number of ranks.
+        It may have been saved at another stage or on other ranks. tag: the folder inside `path`, by default the one
+        that the file `latest` names. fall_back: take the newest whole tag in place of a damaged one. A checkpoint is a
+        pickle, which can run code: load only what you trust. Raises CheckpointError, before anything is changed, for
+        one that is missing, damaged, or of another model, precision or optimizer.
         """
-        engine, path = self.engine, str(path)
-        tag = checked_tag(path, tag, universal=engine.load_universal_checkpoint())
-        try:
-            loaded, state = engine.load_checkpoint(path, tag=tag)
-        except Exception as error:
-            if "DP world size" in str(error):
-                saved = engine.loaded_checkpoint_dp_world_size
-                raise CheckpointError(
-                    f"The checkpoint {path}/{tag} was saved on {saved} ranks and this run has "
-                    f"{torch.distributed.get_world_size()}: resume on {saved}, or convert it with "
-                    "deepspeed.checkpoint.ds_to_universal and set checkpoint.load_universal."
-                ) from error
-            first_line = (str(error).strip().splitlines() or ["no message"])[0]
-            raise CheckpointError(
-                f"The checkpoint {path}/{tag} does not load into this engine ({type(error).__name__}: "
-                f"{first_line[:200]}): use the model, the ZeRO stage and the precision that it was saved with."
-            ) from error
-        if loaded is None:
-            raise CheckpointError(f"DeepSpeed found no checkpoint at {path}/{tag}: choose another path or tag.")
-        return state.get(CLIENT_STATE_KEY, {})
+        return load(self.engine, path, tag, fall_back)
+
+    def load_weights(self, path, tag=None):
+        """Load the weights alone, saved at any stage and on any number of ranks; return the tag. Training begins anew.
+
+        tag and what it raises: as for load_checkpoint; precision and optimizer may be others.
+        """
+        return load_weights(self.engine, path, tag)
 
     def _forward_backward_step(self, batch):
         """Train on one micro-batch and return its loss, on the device; waits for that only where DeepSpeed does."""
@@ -226,19 +208,6 @@ def _forget_order_of_modules(engine):
         coordinator._invalidate_trace()
 
 
-def _picklable_dict(client_state):
-    """A copy of the caller's state; checked on every rank before saving, so that none waits for one that failed."""
-    if client_state is not None and not isinstance(client_state, dict):
-        raise CheckpointError(f"client_state is {type(client_state).__name__}: pass a dict, or None.")
-    try:
-        pickle.dumps(client_state)
-    except Exception as error:  # what cannot be pickled says so in a class of its own choosing
-        raise CheckpointError(
-            f"client_state cannot be pickled ({error}): keep numbers, text and tensors in it."
-        ) from error
-    return dict(client_state or {})
-
-
 def _ahead(batches, device):
     """Yield the batches on the device, each copied there while the one before it is trained on."""
     waiting = None
@@ -286,36 +255,3 @@ def _length(dataloader, max_steps):
     except TypeError:  # a generator has no length
         return max_steps
     return length if max_steps is None else min(length, max_steps)
-
-
-def checked_tag(path, tag=None, universal=False):
-    """Return the tag to load from the checkpoint folder `path`; raises CheckpointError where there is none."""
-    folder = Path(path)
-    if not folder.exists():
-        raise CheckpointError(f"There is no checkpoint at {path}: give the folder that save_checkpoint wrote.")
-    if not folder.is_dir():
-        raise CheckpointError(f"The checkpoint {path} is a file: give the folder that holds the file `latest`.")
-    tags = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    if tag is None:
-        latest = folder / ("latest_universal" if universal else "latest")
-        if not latest.is_file():
-            raise CheckpointError(
-                f"{path} holds no file `{latest.name}`, so it names no checkpoint: "
-                f"give a tag{', one of ' + ', '.join(tags) if tags else ' or another folder'}."
-            )
-        tag = latest.read_text().strip()
-    if tag not in tags:
-        raise CheckpointError(f"{path} holds no checkpoint {tag!r}: it holds {', '.join(tags) or 'none'}.")
-    return tag
-
-
-def require_possible_folder(path):
-    """Raise CheckpointError where the folder `path` cannot come to be, because a file stands in its way."""
-    folder = Path(path)
-    for part in (folder, *folder.parents):
-        if part.exists():
-            if not part.is_dir():
-                raise CheckpointError(
-                    f"The checkpoint folder {path} cannot be made, because {part} is a file: choose another."
-                )
-            return

@@ -46,19 +46,6 @@ def test_checkpoint_mistakes_are_told_in_one_sentence(two_ranks, tmp_path):
     assert "is a file" in sentence("save", file / "below")
 
 
-def test_a_checkpoint_of_another_number_of_ranks_names_the_way_out(two_ranks, tmp_path):
-    from labsupport.ranks.notebook import Ranks
-
-    two_ranks.run(rank_work.save, 2, str(tmp_path))
-    alone = Ranks(1, "cpu")
-    try:
-        name, text = alone.run(rank_work.sentence_of, "load", 2, str(tmp_path))[0]
-    finally:
-        alone.stop()
-    assert name == "CheckpointError"
-    assert "saved on 2 ranks and this run has 1" in text and "ds_to_universal" in text
-
-
 def test_saving_inside_an_accumulation_window_warns(two_ranks, tmp_path):
     answer = two_ranks.run(rank_work.save_mid_window, str(tmp_path))[0]
     assert "gradients of 1 micro-batches are not saved" in answer

@@ -25,9 +25,10 @@ QUICK = ["--model", "tiny", "--steps", "12", "--sequence-length", "32"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """One run of ZeRO-2 on two ranks that saves a checkpoint: (result, what it printed, checkpoint folder)."""
+    """One run of ZeRO-2 on two ranks that saves two checkpoints: (result, what it printed, checkpoint folder)."""
     folder, lines = tmp_path_factory.mktemp("run") / "checkpoint", []
-    return run_program([*QUICK, "--stage", "2", "--save", folder], 2, lines.append), lines, folder
+    saving = ["--save", folder, "--save-every", "4", "--keep", "2"]
+    return run_program([*QUICK, "--stage", "2", *saving], 2, lines.append), lines, folder
 
 
 def test_result_holds_what_was_measured(trained):
@@ -59,13 +60,34 @@ def test_banner_says_what_the_result_says(trained):
     assert not any("INFO" in line and "runner" not in line and "launch" not in line for line in lines), "no log walls"
 
 
-def test_a_resumed_run_goes_on_and_a_finished_one_says_so(trained):
+def test_a_resumed_run_is_the_one_that_was_saved(trained):
+    """Nothing of its command line is repeated but the number of steps, and its losses are the same to the bit."""
     result, _, folder = trained
-    on = run_program([*QUICK, "--stage", "2", "--resume", folder, "--steps", "20"], 2)
-    assert on["initial_loss"] == pytest.approx(result["final_loss"], rel=1e-3)
-    assert len(on["step_seconds"]) + on["warm_up_steps"] == 8
-    with pytest.raises(TrainingError, match="already has 20 steps"):
-        run_program([*QUICK, "--stage", "2", "--resume", folder, "--steps", "20"], 2)
+    assert sorted(tag.name for tag in folder.glob("global_step*")) == ["global_step12", "global_step8"]
+    on = run_program(["--resume", folder, "--tag", "global_step8", "--steps", "12"], 2)
+    assert on["resumed_after_step"] == 8 and on["losses"] == result["losses"][8:]
+    assert on["final_loss"] == result["final_loss"]
+    with pytest.raises(TrainingError, match="already has 12 steps"):
+        run_program(["--resume", folder, "--steps", "12"], 2)
+
+
+def test_a_run_that_is_asked_to_end_saves_and_is_started_again(trained, tmp_path):
+    """SIGTERM reaches one rank alone, as DeepSpeed's launcher sends it: to the next one when the first has ended."""
+    lines = []
+
+    def ask_to_end(line):
+        lines.append(line)
+        if line.startswith("Saved") and sum(each.startswith("Saved") for each in lines) == 1:
+            family = psutil.Process().children(recursive=True)
+            next(each for each in family if "--local_rank=1" in each.cmdline()).terminate()
+
+    saving = ["--save", tmp_path, "--save-every", "2", "--keep", "1"]
+    result = run_program([*QUICK, "--stage", "2", *saving], 2, ask_to_end, restarts=1)
+    done = result["resumed_after_step"]
+    assert 2 < done < 12 and f"asked to end by SIGTERM and ended after step {done}" in "\n".join(lines)
+    assert f"exits with return code = {os.EX_TEMPFAIL}" in "\n".join(lines)
+    assert result["losses"] == trained[0]["losses"][done:]
+    assert [tag.name for tag in tmp_path.glob("global_step*")] == ["global_step12"]
 
 
 @pytest.mark.parametrize(
@@ -78,6 +100,10 @@ def test_a_resumed_run_goes_on_and_a_finished_one_says_so(trained):
         (["--speed", "9"], "unrecognized arguments: --speed 9"),
         (["--config", "missing.json"], "Cannot read the config missing.json"),
         (["--resume", "nowhere"], "There is no checkpoint at nowhere"),
+        (["--resume", "auto"], "--resume auto looks into the folder of --save"),
+        (["--save-every", "5"], "--save-every needs a folder"),
+        (["--keep", "0", "--save", "x"], "--keep is 0"),
+        (["--tag", "global_step1"], "name the folder with --resume"),
         (["--hostfile", "nowhere.txt"], "Cannot read the hostfile nowhere.txt"),
         (["--compare", "--resume", "x"], "leave out --config, --resume and --save"),
         (["--model", "huge"], "--model: invalid choice"),

@@ -15,7 +15,7 @@ from labsupport.checkpoint.collective import kept_on_every_rank, on_every_rank, 
 from labsupport.checkpoint.contents import UNKNOWN, contents_of
 from labsupport.checkpoint.cpu_adam import count_again
 from labsupport.checkpoint.manifest import files_of
-from labsupport.checkpoint.save import CLIENT_STATE_KEY, require_no_drive, shapes_of
+from labsupport.checkpoint.save import CLIENT_STATE_KEY, shapes_of
 from labsupport.checkpoint.tags import tag_to_load, whole_tags
 from labsupport.checkpoint.verify import verify
 from labsupport.checkpoint.whole import WholeStates
@@ -32,15 +32,14 @@ def load(engine, path, tag=None, fall_back=False):
     tag: by default the one that `latest` names. fall_back: take the newest whole one in place of a damaged one.
     Raises CheckpointError on every rank, before anything is changed, for one that is missing, damaged or does not fit.
     """
-    require_no_drive(engine)
     path, rank = Path(path), torch.distributed.get_rank()
     universal = engine.load_universal_checkpoint()
     tag = on_first_rank(lambda: tag_to_load(path, tag, universal), f"The checkpoint {path} cannot be read")
-    problems, manifest = ([], None) if universal else _verified(path / tag, rank)
+    problems, manifest = ([], None) if universal else verified(path / tag, rank)
     if problems and fall_back:
         for older in reversed(on_first_rank(lambda: sorted_tags(path), f"The checkpoint {path} cannot be read")):
             if older != tag:
-                problems, manifest = _verified(path / older, rank)
+                problems, manifest = verified(path / older, rank)
                 if not problems:
                     tag = older
                     break
@@ -56,10 +55,10 @@ def load(engine, path, tag=None, fall_back=False):
         )
     cut_here = Cut.of_engine(engine)
     cut_saved = cut_here if universal else _cut_of(path / tag, manifest, cut_here)
-    if cut_saved == cut_here:
+    if cut_saved == cut_here and not engine.zero_nvme_offload_optimizer():
         state = kept_on_every_rank(lambda: _read(engine, path, tag), f"The checkpoint {path}/{tag} does not load")
     else:
-        if rank == 0:
+        if rank == 0 and cut_saved != cut_here:
             print(f"{path}/{tag} was saved {cut_saved}; it is put together and cut anew {cut_here}.", flush=True)
         trained = manifest.trained if manifest else reassemble.trained_names(engine)
         state = kept_on_every_rank(
@@ -79,7 +78,7 @@ def load_weights(engine, path, tag=None):
     """
     path = Path(path)
     tag = on_first_rank(lambda: tag_to_load(path, tag), f"The checkpoint {path} cannot be read")
-    problems, manifest = _verified(path / tag, torch.distributed.get_rank())
+    problems, manifest = verified(path / tag, torch.distributed.get_rank())
     if problems:
         raise CheckpointError(f"The checkpoint {path}/{tag} is damaged: {'; '.join(problems)}; {_way_out(path, tag)}.")
 
@@ -129,7 +128,7 @@ def sorted_tags(path):
     return [manifest.tag for manifest in sorted(whole_tags(path), key=lambda manifest: manifest.step)]
 
 
-def _verified(folder, rank):
+def verified(folder, rank):
     """Verify a tag's folder, each rank its share of the files, and return (problems of all ranks, manifest)."""
     world_size = torch.distributed.get_world_size()
 

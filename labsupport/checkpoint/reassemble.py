@@ -7,6 +7,7 @@ and loss scaler, is restored here as `engine.load_checkpoint` does it.
 
 import torch
 
+from labsupport.checkpoint.drive import new_row, states_in_reach
 from labsupport.checkpoint.whole import WholeStates
 
 # What training has brought a group of the optimizer to; how the optimizer computes is this run's own.
@@ -24,9 +25,9 @@ def trained_names(engine):
 @torch.no_grad()
 def put_weights(engine, states, of_optimizer=lambda name: {}):
     """Put the weights of a WholeStates into the engine, and the optimizer's states that `of_optimizer` names."""
-    stage, base = engine.zero_optimization_stage(), _base_optimizer(engine)
-    put = {0: _put_whole, 1: _put_into_row, 2: _put_into_row, 3: _put_into_parts}[stage]
-    put(engine, base, states, of_optimizer)
+    put = (_put_whole, _put_into_row, _put_into_row, _put_into_parts)[engine.zero_optimization_stage()]
+    with states_in_reach(engine):
+        put(engine, states, of_optimizer)
     _put_others(engine.module, states.others)
 
 
@@ -50,8 +51,8 @@ def reassemble(engine, folder, trained):
     return saved
 
 
-def _put_whole(engine, base, states, of_optimizer):
-    names = _names(engine)
+def _put_whole(engine, states, of_optimizer):
+    names, base = _names(engine), _base_optimizer(engine)
     masters = getattr(engine.optimizer, "fp32_groups", None)
     masters = _flat(masters) if masters else _trained_at_stage_0(engine)
     for parameter, master in zip(_trained_at_stage_0(engine), masters, strict=True):
@@ -62,7 +63,7 @@ def _put_whole(engine, base, states, of_optimizer):
             base.state[master][key] = value.clone() if _is_row(value) else _number(base, value)
 
 
-def _put_into_row(engine, base, states, of_optimizer):
+def _put_into_row(engine, states, of_optimizer):
     names, optimizer = _names(engine), engine.optimizer
     for parameters, row in zip(optimizer.bit16_groups, optimizer.single_partition_of_fp32_groups, strict=True):
         for parameter in parameters:
@@ -74,14 +75,14 @@ def _put_into_row(engine, base, states, of_optimizer):
                 states.master(name).flatten()[of.start : of.start + of.numel]
             )
             for key, value in of_optimizer(name).items():
-                state = _row_of_states(base, row, key, value)
+                state = _row_of_states(engine, row, key, value)
                 if state is not None:
                     own = value.flatten()[of.start : of.start + of.numel]
                     state[to.start : to.start + to.numel].copy_(own)
     optimizer.update_lp_params()
 
 
-def _put_into_parts(engine, base, states, of_optimizer):
+def _put_into_parts(engine, states, of_optimizer):
     names, optimizer, rank = _names(engine), engine.optimizer, torch.distributed.get_rank()
     optimizer._partition_all_parameters()
     for group, parameters in enumerate(optimizer.fp16_groups):
@@ -90,7 +91,7 @@ def _put_into_parts(engine, base, states, of_optimizer):
             name, count = names[id(parameter)], parameter.partition_numel()
             _copy_part(row.data[start : start + count], states.master(name), rank)
             for key, value in of_optimizer(name).items():
-                state = _row_of_states(base, row, key, value)
+                state = _row_of_states(engine, row, key, value)
                 if state is not None:
                     _copy_part(state[start : start + count], value, rank)
             start += count
@@ -98,14 +99,15 @@ def _put_into_parts(engine, base, states, of_optimizer):
     optimizer._post_step(set())
 
 
-def _row_of_states(base, row, key, value):
+def _row_of_states(engine, row, key, value):
     """The row of the optimizer's states `key` beside a row of masters; None for a number, which is set here."""
+    base = _base_optimizer(engine)
     states = base.state[row]
     if not _is_row(value):
         states[key] = _number(base, value)
         return None
     if key not in states:
-        states[key] = torch.zeros_like(row)
+        states[key] = new_row(engine.optimizer, row, key)
     return states[key]
 
 

@@ -6,6 +6,7 @@ happens or does not. Whatever goes wrong before that leaves what was there as it
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import pickle
@@ -16,6 +17,7 @@ import torch
 
 from labsupport.checkpoint import random_states
 from labsupport.checkpoint.collective import on_every_rank, on_first_rank, replaced
+from labsupport.checkpoint.drive import states_in_reach
 from labsupport.checkpoint.manifest import ADAPTER_CONFIG, MODEL_CONFIG, Manifest, described
 from labsupport.checkpoint.reassemble import trained_names
 from labsupport.checkpoint.tags import (
@@ -38,6 +40,7 @@ from labsupport.errors import CheckpointError
 # caller's "module" or "global_steps" would overwrite the engine's.
 CLIENT_STATE_KEY = "labsupport_client_state"
 LONGEST_NAME_BYTES = 255
+FULL_BYTES = 1 << 20  # of a disk with less left, a write that failed is taken to have filled it
 _locks = {}  # the folders that this process saves into: {(device, inode): open handle}
 
 
@@ -48,7 +51,6 @@ def save(engine, path, tag, client_state=None, keep=None, options=None):
 
     Collective. Raises CheckpointError on every rank, with what was there left as it was.
     """
-    require_no_drive(engine)
     path, rank = Path(path), torch.distributed.get_rank()
     failed = f"The checkpoint {path}/{tag} was not saved"
     on_every_rank(lambda: _require_possible(path, tag, client_state), failed)
@@ -67,15 +69,6 @@ def save(engine, path, tag, client_state=None, keep=None, options=None):
         raise
     if keep is not None:
         on_first_rank(lambda: prune(path, keep), f"The older checkpoints in {path} were not removed")
-
-
-def require_no_drive(engine):
-    """Raise CheckpointError for optimizer states on an NVMe drive, which DeepSpeed saves and does not restore."""
-    if engine.zero_nvme_offload_optimizer():
-        raise CheckpointError(
-            "The optimizer's states are on an NVMe drive, and DeepSpeed does not restore what it saves of them: "
-            "offload the optimizer to the CPU for a run that has to be resumed."
-        )
 
 
 def _require_possible(path, tag, client_state):
@@ -150,6 +143,9 @@ class _Writer:
     def save(self, state_dict, path):
         self.paths.append(Path(path))
         self.keep(self._writer.save, state_dict, path)
+        # torch's own writer says of a full disk only that it is not where it should be in the file.
+        if isinstance(self.error, RuntimeError) and shutil.disk_usage(Path(path).parent).free < FULL_BYTES:
+            self.error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     def makedirs(self, path, exist_ok=False):
         self.keep(self._writer.makedirs, path, exist_ok=exist_ok)
@@ -166,10 +162,13 @@ def _write(engine, path, folder, client_state, rank):
     """Write this rank's files, wait for the disk, and return their entries in the manifest. Collective."""
     writer = _Writer(engine.checkpoint_engine)
     copy_scripts = engine._copy_recovery_script
-    with replaced(
-        engine,
-        checkpoint_engine=writer,
-        _copy_recovery_script=lambda target: writer.keep(copy_scripts, target),
+    with (
+        states_in_reach(engine),
+        replaced(
+            engine,
+            checkpoint_engine=writer,
+            _copy_recovery_script=lambda target: writer.keep(copy_scripts, target),
+        ),
     ):
         engine.save_checkpoint(str(path), tag=folder.name, client_state=client_state, save_latest=False)
     if writer.error is not None:

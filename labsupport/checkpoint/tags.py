@@ -49,9 +49,15 @@ def tag_to_load(path, tag=None, universal=False):
                 f"{path} holds no file `{latest}` with a name in it, so it names no checkpoint: "
                 f"give a tag{', one of ' + ', '.join(tags) if tags else ' or another folder'}."
             )
+    tag = str(tag)
     if tag not in tags:
         raise CheckpointError(f"{path} holds no checkpoint {tag!r}: it holds {', '.join(tags) or 'none'}.")
     return tag
+
+
+def has_checkpoint(path):
+    """Say whether a folder names a checkpoint to go on from."""
+    return Path(path).is_dir() and read_latest(path) is not None
 
 
 def whole_tags(path):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labsupport.checkpoint.manifest import BLOCK_BYTES, Manifest, files_of, read_manifest, sha256
+from labsupport.errors import CheckpointError
 
 RANK_OF_SHARD = re.compile(r"^(.*zero_pp_rank_)(\d+)(_mp_rank_\d+_.*\.pt)$")
 
@@ -32,7 +33,10 @@ class Verified:
 def verify(folder, only=None):
     """Read a tag's folder, or of its files those for which `only(name)` is true, and return what is wrong with it."""
     folder, start = Path(folder), time.perf_counter()
-    manifest = read_manifest(folder)
+    try:
+        manifest = read_manifest(folder)
+    except CheckpointError as error:  # nothing vouches for the files then
+        return Verified(None, (str(error).partition(": ")[0],), 0, time.perf_counter() - start)
     there = files_of(folder)
     wanted = sorted({*there, *(manifest.files if manifest else ())})
     mine = [name for name in wanted if only is None or only(name)]

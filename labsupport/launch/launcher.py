@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from labsupport.errors import TrainingError
+from labsupport.errors import LabError, TrainingError
 from labsupport.launch.processes import run_to_the_end
 from labsupport.machine.probes import free_port
 
@@ -24,6 +24,10 @@ SET_BY_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LO
 # The program's own sentences, and the last lines of tracebacks, which torch marks with the rank.
 ERROR = re.compile(r"error: (?P<own>.+)|(?:\[rank\d+\]: ?)?(?P<raised>(?:\w+\.)*\w*(?:Error|Exception): .+)")
 LOST_PEER = re.compile("gloo|NCCL|Connection (closed|reset)")  # what a rank says when another one is gone
+
+
+class BrokenRun(TrainingError):
+    """A run that something ended from outside: it can go on from its last checkpoint."""
 
 
 def launcher_command(ranks=None, hostfile=None, port=None):
@@ -61,14 +65,23 @@ def importing_this_package(environment):
     return environment | {"PYTHONPATH": path}
 
 
-def run_program(arguments, ranks=2, on_line=None, timeout_seconds=1800):
+def run_program(arguments, ranks=2, on_line=None, timeout_seconds=1800, restarts=0):
     """Run the training program on real ranks and return its JSON result as a dict.
 
-    arguments: the program's own, for example ["--stage", "2"]. on_line: called with each line that it
-    prints. Raises TrainingError with the program's own sentence when it fails or takes too long; whatever
-    happens, Ctrl-C included, no rank is left running.
+    arguments: the program's own, for example ["--stage", "2"]. on_line: called with each line that it prints.
+    restarts: how often a run that broke is started again with `--resume auto`, from what it saved; a mistake is not.
+    Raises TrainingError with the program's own sentence when it fails or takes too long; whatever happens, Ctrl-C
+    included, no rank is left running.
     """
-    return _run_for_result(launcher_command(ranks), arguments, launcher_environment(), on_line, timeout_seconds)
+    environment = launcher_environment()
+    for left in range(restarts, -1, -1):
+        try:
+            return _run_for_result(launcher_command(ranks), arguments, environment, on_line, timeout_seconds)
+        except BrokenRun:
+            if not left:
+                raise
+            if "--resume" not in arguments:
+                arguments = [*arguments, "--resume", "auto"]
 
 
 def run_under_torchrun(arguments, ranks=2, on_line=None, accelerator=None, timeout_seconds=1800):
@@ -86,7 +99,8 @@ def _run_for_result(launcher, arguments, environment, on_line, timeout_seconds):
         command = [*launcher, str(PROGRAM), *map(str, arguments), "--json", str(result)]
         status, lines = run_to_the_end(command, environment, on_line, timeout_seconds)
         if status or not result.exists():
-            raise TrainingError(failure(lines, status, timeout_seconds))
+            kind = TrainingError if status in (None, LabError.status) else BrokenRun
+            raise kind(failure(lines, status, timeout_seconds))
         return json.loads(result.read_text())
 
 

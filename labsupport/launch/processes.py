@@ -20,6 +20,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 SHARED_MEMORY = Path("/dev/shm")
 STOP_SECONDS = 5  # for a launcher, which ends its ranks itself when it is asked to
 GRACE_SECONDS = 2
+SAVE_SECONDS = 30  # DeepSpeed's launcher gives a rank as long
 system = ctypes.CDLL(None)
 
 
@@ -140,6 +141,9 @@ def end_with_the_launcher():
                 while parent.is_running() and parent.ppid() == starter:
                     time.sleep(1)
                 parent.terminate()
+            # The launcher tells one rank after the other and waits for each: this one, which may want to save first.
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(SAVE_SECONDS)
             os._exit(130)
 
         threading.Thread(target=watch, daemon=True).start()

@@ -9,19 +9,19 @@ import torch
 SEQUENCE = 32
 
 
-def small_model(seed, dropout):
-    """A GPT-2 of 45k parameters with tied embeddings and a frozen matrix."""
+def small_model(seed, dropout, width=32):
+    """A GPT-2 of 45k parameters, or more, with tied embeddings and a frozen matrix."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(seed)
     rates = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
-    sizes = {"vocab_size": 256, "n_positions": SEQUENCE, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    sizes = {"vocab_size": 256, "n_positions": SEQUENCE, "n_embd": width, "n_layer": 2, "n_head": 2}
     model = GPT2LMHeadModel(GPT2Config(**sizes, **rates, use_cache=False))
     model.transformer.h[0].mlp.c_fc.weight.requires_grad_(False)
     return model
 
 
-def make_trainer(stage, seed=0, precision="fp32", accumulation=1, offload=None, batch=4, dropout=0.1):
+def make_trainer(stage, seed=0, precision="fp32", accumulation=1, offload=None, batch=4, dropout=0.1, nvme_path=None):
     from labsupport import DeepSpeedTrainer, create_deepspeed_config
 
     config = create_deepspeed_config(
@@ -31,6 +31,7 @@ def make_trainer(stage, seed=0, precision="fp32", accumulation=1, offload=None, 
         train_batch_size=batch * accumulation,
         gradient_accumulation_steps=accumulation,
         offload_optimizer=offload or False,
+        nvme_path=nvme_path,
         offload_param=offload if offload and stage == 3 else False,
         bucket_size=10_000,
         lr=1e-3,
@@ -39,7 +40,8 @@ def make_trainer(stage, seed=0, precision="fp32", accumulation=1, offload=None, 
         total_steps=50,
     )
     with contextlib.redirect_stdout(io.StringIO()):
-        return DeepSpeedTrainer(small_model(seed, dropout), config)
+        # A row goes to the drive from 1 MiB a rank on.
+        return DeepSpeedTrainer(small_model(seed, dropout, width=192 if nvme_path else 32), config)
 
 
 def train(trainer, first, last):

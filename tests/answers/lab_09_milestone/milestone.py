@@ -28,9 +28,11 @@ def _update(body):
 
 
 def _save(statement):
-    return _ours(
-        ("            engine.save_checkpoint(path, tag=tag, client_state=state)\n", f"            {statement}\n")
-    )
+    return _ours(("        save(engine, path, tag, client_state, keep, options)\n", f"        {statement}\n"))
+
+
+def _load(expression):
+    return _ours(("return load(self.engine, path, tag, fall_back)", f"return {expression}"))
 
 
 MEAN = "torch.distributed.all_reduce(value)\n        return value / torch.distributed.get_world_size()"
@@ -122,20 +124,13 @@ WRONG = {
     ),
     "epoch steps": (_ours(("itertools.islice(dataloader, max_steps)", "itertools.islice(dataloader, 4)")),),
     "epoch losses": (_ours(("return total / steps", "return 1.0")),),
-    "rank 0 alone": (_save("if self.rank == 0: engine.save_checkpoint(path, tag=tag, client_state=state)"),),
+    "rank 0 alone": (_save("if self.rank == 0: engine.save_checkpoint(path, tag=tag)"),),
     "no checkpoint": (_save('torch.save(engine.module.state_dict(), f"{path}/model.pt")'),),
     "client state": (
-        _ours(("return state.get(CLIENT_STATE_KEY, {})", "return loaded")),
-        _save("engine.save_checkpoint(path, tag=tag)"),
+        _load("load(self.engine, path, tag, fall_back) and None"),
+        _save("save(engine, path, tag, None, keep, options)"),
     ),
-    "resumed run": (
-        _ours(
-            (
-                "load_checkpoint(path, tag=tag)\n        except",
-                "load_checkpoint(path, tag=tag, load_module_only=True)\n        except",
-            )
-        ),
-    ),
+    "resumed run": (_load('load_weights(self.engine, path, tag) and {"epoch": 3, "note": "mine"}'),),
     "offload": (
         _ours(
             (
