@@ -13,15 +13,18 @@ is then a rank to DeepSpeed like any other.
 import contextlib
 import os
 import signal
+import tempfile
 import time
 
 from labsupport.errors import LabError, TrainingError
+from labsupport.launch import stacks
 from labsupport.launch.processes import end_with
 from labsupport.machine.probes import default_accelerator, free_port, gpu_count
 from labsupport.machine.versions import say_what_is_untried
 from labsupport.ranks.output import START_SECONDS, LiveOutput, StartNotice
 
 STUCK_SECONDS = 15  # how long ranks may wait for one that has failed, before they are stopped
+LOOK_SECONDS = 20, 5  # after how long, and then how often, it is looked where ranks stand that are not done
 _current = None  # the ranks that %%ranks means: a notebook has one set at a time
 
 
@@ -59,6 +62,7 @@ class Ranks:
         import ipyparallel
 
         self.count, self.accelerator = count, accelerator
+        self._stacks = tempfile.TemporaryDirectory(prefix="deepspeed-lab-stacks-")
         environment = {
             "DS_ACCELERATOR": accelerator,
             "WORLD_SIZE": str(count),
@@ -76,7 +80,9 @@ class Ranks:
             controller = self._cluster.controller.pid
             environment["MASTER_PORT"] = str(free_port())  # late, so that ipyparallel's own ports cannot take it
             waiting = [
-                self._client[number].apply_async(_become_rank, number, environment, os.getpid(), controller)
+                self._client[number].apply_async(
+                    _become_rank, number, environment, os.getpid(), controller, self._stacks.name
+                )
                 for number in range(count)
             ]
             self._facts = self._wait(waiting, "starting", on_tick=StartNotice(waiting).tick)
@@ -157,23 +163,52 @@ class Ranks:
             self._client.close(linger=0)
         with contextlib.suppress(Exception):
             cluster.stop_cluster_sync()
+        self._stacks.cleanup()
 
     def _require_alive(self):
         if not self.alive:
             raise LabError("The ranks are stopped: run the cell with start_ranks again.")
 
+    def _look(self, calls, before):
+        """Return where the ranks stand that are not done; stops all where they wait for each other in vain.
+
+        before: where they stood when they were looked at last: who has moved since then waits for nobody.
+        """
+        now = self._stacks_of(calls)
+        done = [f"rank {n} is done" for n in range(self.count) if n not in now]
+        if now == before and stacks.diverged(list(now.values()), finished=bool(done)):
+            places = "; ".join(filter(None, [*done, self._places(now)]))
+            self.stop()
+            raise TrainingError(
+                f"The ranks wait for each other for ever: {places}. All were stopped: let every rank make the same "
+                "calls, and run start_ranks again."
+            )
+        return now
+
+    def _stacks_of(self, calls):
+        waiting = [n for n, call in enumerate(calls) if not call.ready()]
+        return {n: stacks.stack_of(self.pids[n], f"{self._stacks.name}/{n}") for n in waiting}
+
+    @staticmethod
+    def _places(found):
+        return "; ".join(f"rank {n} {stacks.in_words(stack)}" for n, stack in found.items())
+
     def _wait(self, calls, doing, on_tick=None):
-        failed_at = None
+        failed_at, look_at, before = None, time.monotonic() + LOOK_SECONDS[0], None
         try:
             while not all(call.ready() for call in calls):
                 failed = [n for n, call in enumerate(calls) if call.ready() and not call.successful()]
                 failed_at = failed_at or (time.monotonic() if failed else None)
                 if failed_at and time.monotonic() - failed_at > STUCK_SECONDS:
+                    places = self._places(self._stacks_of(calls)) if doing == "running" else ""
                     self.stop()
                     raise TrainingError(
-                        f"Rank {failed[0]} failed ({_reason(calls[failed[0]])}) while the others waited for it, "
-                        "so all ranks were stopped: mend the cell and run start_ranks again."
+                        f"Rank {failed[0]} failed ({_reason(calls[failed[0]])}) while the others waited for it"
+                        f"{f' ({places})' if places else ''}, so all ranks were stopped: mend the cell and run "
+                        "start_ranks again."
                     )
+                if doing == "running" and time.monotonic() > look_at:
+                    before, look_at = self._look(calls, before), time.monotonic() + LOOK_SECONDS[1]
                 if on_tick:
                     on_tick()
                 time.sleep(0.1)
@@ -188,7 +223,7 @@ class Ranks:
         return [call.get() for call in calls]
 
 
-def _become_rank(rank, environment, kernel_pid, controller_pid):
+def _become_rank(rank, environment, kernel_pid, controller_pid, stacks_folder):
     """Runs on the engine: take the rank's environment, join the group, and die with the notebook."""
     os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
 
@@ -198,6 +233,7 @@ def _become_rank(rank, environment, kernel_pid, controller_pid):
         os._exit(1)
 
     end_with(kernel_pid, then=leave)
+    stacks.leave_stack_on_signal(f"{stacks_folder}/{rank}")
 
     from labsupport.engine import import_ahead, start_distributed
 
@@ -225,6 +261,8 @@ def _become_rank(rank, environment, kernel_pid, controller_pid):
 
 def _reason(call):
     error = call.exception()
+    if getattr(error, "ename", "") == "EngineError":
+        return "its process was ended from outside, by a signal or because the memory ran out"
     text = str(getattr(error, "evalue", error)).strip()
     return f"{getattr(error, 'ename', type(error).__name__)}: {text}" if text else type(error).__name__
 
