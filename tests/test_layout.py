@@ -16,7 +16,7 @@ FLOORS = [
     "settings runs",
     "engine memory",
     "trainer checkpoint ranks step_time",
-    "measure widgets",
+    "measure widgets faults",
     "deepspeed_trainer exercises gpu",
     "grading",
 ]
