@@ -191,10 +191,19 @@ def jupyterlab(_one_jupyterlab):
 
 
 STARTS_SOMETHING = {"two_ranks", "site", "browser", "tab", "jupyterlab"}
+# The files that take longest, in their order: begun last, one of them would run alone on an idle machine.
+LONGEST = ("test_pages", "test_program", "test_live_training", "test_exercises", "test_workers", "test_suites",
+           "test_jupyterlab", "test_agreement", "test_resume", "test_faults")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
-    """Mark as slow what a fixture makes slow; files that start ranks themselves say so with `pytestmark`."""
+    """Mark as slow what a fixture makes slow; files that start ranks themselves say so with `pytestmark`.
+
+    The longest files come first, and those that are quick last, to fill what is left.
+    """
     for item in items:
         if STARTS_SOMETHING & set(item.fixturenames):
             item.add_marker("slow")
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (order.get(item.path.stem, len(order)), item.path not in slow))
