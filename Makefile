@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 # DeepSpeed's op builder and the ranks look for ninja and python on the PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help book check test measure gpu milestone learner grade serve lab setup ops lint clean
+.PHONY: help book check test measure faults gpu milestone learner grade serve lab setup ops lint clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -23,12 +23,15 @@ check: setup lint  ## lint, links and the tests that need no ranks, no book and 
 	$(BIN)/pytest tests -m "not slow" -n 2
 
 test: ops lint  ## lint, unit tests, multi-rank tests, every lab, a strict book build
-	$(BIN)/python book/build.py --fresh --at-once 2
-	$(BIN)/pytest tests -n 3 --dist loadfile
+	$(BIN)/python book/build.py --fresh --at-once 3
+	$(BIN)/pytest tests -n 4 --dist loadfile --no-loadscope-reorder
 
 measure: ops  ## predicted beside measured: run all cells again and record them, 40 minutes at most
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python benchmarks/agreement.py
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python benchmarks/step_time.py
+
+faults: ops  ## kill runs and damage checkpoints, and record what is lost: about 40 minutes
+	$(BIN)/python benchmarks/faults.py
 
 ifdef GPU_PYTHON
 gpu:
