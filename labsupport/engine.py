@@ -20,7 +20,7 @@ import torch
 from labsupport.config import parse_config
 from labsupport.errors import ConfigError, TrainingError
 from labsupport.machine.hardware import accelerator, fused_adam, gpu_computes_bf16, nvme_obstacle, say_once
-from labsupport.machine.op_builds import clear_stale_locks, prepare_op_builds
+from labsupport.machine.op_builds import prepare_op_builds, without_stale_locks
 from labsupport.machine.probes import can_write, free_port
 from labsupport.settings import nvme_buffer_bytes, read_settings
 
@@ -49,12 +49,12 @@ def initialize_deepspeed(model, config, optimizer=None):
 
     import deepspeed
 
-    clear_stale_locks()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        engine, wrapped, dataloader, scheduler = deepspeed.initialize(
-            model=model, model_parameters=trainable, optimizer=optimizer, config=config
-        )
+        with without_stale_locks():
+            engine, wrapped, dataloader, scheduler = deepspeed.initialize(
+                model=model, model_parameters=trainable, optimizer=optimizer, config=config
+            )
     except Exception as error:
         raise _one_sentence(error) from error
     return engine, wrapped, dataloader, scheduler
@@ -98,7 +98,8 @@ def start_distributed():
 
     quiet_deepspeed()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints that it found an op that it compiled before
+        # It prints that it found an op that it compiled before.
+        with without_stale_locks(), contextlib.redirect_stdout(io.StringIO()):
             deepspeed.init_distributed(verbose=False)
     except torch.distributed.DistError as error:
         if "EADDRINUSE" in str(error) or "already in use" in str(error):

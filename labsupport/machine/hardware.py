@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from labsupport.machine.op_builds import clear_stale_locks, prepare_op_builds
+from labsupport.machine.op_builds import prepare_op_builds, without_stale_locks
 from labsupport.machine.probes import (
     LOCKED_BY_LABS_BYTES,
     gpu_obstacle,
@@ -120,7 +120,6 @@ def _fused_adam_on_cuda():
     if torch.version.cuda is None:
         return False, "this torch was built without CUDA"
     prepare_op_builds("cuda")
-    clear_stale_locks()
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # what it accepts, it says at length
             toolkit = installed_cuda_version("fused_adam")
@@ -138,7 +137,7 @@ def _fused_adam_on_cuda():
         print("Compiling DeepSpeed's FusedAdam, once for this machine: up to two minutes ...", flush=True)
     try:
         # A toolkit that matches can still fail to compile: only a loaded op is known to work.
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), without_stale_locks():
             FusedAdamBuilder().load(verbose=False)
     except Exception as error:  # whatever the compiler or DeepSpeed said
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,7 +1,7 @@
 """What DeepSpeed's compilation of its ops needs around it: ninja, an architecture list, a folder, no stale lock.
 
     prepare_op_builds("cuda")         # before the first op is loaded
-    clear_stale_locks()               # before any op is
+    with without_stale_locks():       # around what loads one
 
 ops.py compiles what the labs need beforehand; labsupport.engine comes here for what is compiled on demand.
 """
@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import psutil
 
 PROCESSOR_OPS = f"py{sys.version_info.major}{sys.version_info.minor}_processor"
 YOUNG_SECONDS = 5
+LOOK_SECONDS = 2
 
 
 def prepare_op_builds(accelerator):
@@ -49,6 +51,29 @@ def prepare_op_builds(accelerator):
         os.environ.pop("TORCH_EXTENSIONS_DIR", None)
     else:
         os.environ["TORCH_EXTENSIONS_DIR"] = str(root)
+
+
+@contextlib.contextmanager
+def without_stale_locks():
+    """While it lasts, remove each lock of an op whose holder is gone, also of one that is killed meanwhile.
+
+    Loading an op takes its lock for a moment even where it is compiled, and a process that is killed in that moment
+    leaves it: every later one would wait for ever.
+    """
+    ended = threading.Event()
+
+    def look():
+        while not ended.wait(LOOK_SECONDS):
+            clear_stale_locks()
+
+    clear_stale_locks()
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def clear_stale_locks():

@@ -11,7 +11,7 @@ import sys
 import time
 
 from labsupport.machine.hardware import describe_machine
-from labsupport.machine.op_builds import clear_stale_locks
+from labsupport.machine.op_builds import without_stale_locks
 from labsupport.wording import first_line
 
 MINUTES = {"ShareMemCommBuilder": 1, "CPUAdamBuilder": 1.5, "AsyncIOBuilder": 5}
@@ -41,9 +41,9 @@ def compile_ops():
             flush=True,
         )
         start = time.monotonic()
-        clear_stale_locks()
         try:
-            builder.load(verbose=False)
+            with without_stale_locks():
+                builder.load(verbose=False)
         except Exception as error:  # whatever the compiler or DeepSpeed said, the next op may still work
             failed.append(builder.name)
             print(f"error: {builder.name} did not compile ({first_line(error)}): the compiler's reason stands above.")

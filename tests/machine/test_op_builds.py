@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils.cpp_extension import get_default_build_root
+from torch.utils.file_baton import FileBaton
 
 from labsupport.machine import op_builds
 from labsupport.machine.op_builds import PROCESSOR_OPS, prepare_op_builds
@@ -44,6 +45,16 @@ def test_a_lock_that_somebody_holds_stays(lock):
         holder.stdout.close()
     op_builds.clear_stale_locks()
     assert not lock.exists()
+
+
+def test_a_lock_whose_holder_is_killed_meanwhile_is_removed_too(lock, monkeypatch):
+    """As it is where a rank is killed in the moment in which it loads an op: torch waits until the lock is gone."""
+    monkeypatch.setattr(op_builds, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(op_builds, "YOUNG_SECONDS", 1)
+    os.utime(lock)
+    with op_builds.without_stale_locks():
+        assert lock.exists(), "too young: it may be another's that is about to open it"
+        FileBaton(str(lock), wait_seconds=0.05).wait()
 
 
 def test_a_lock_that_was_just_made_stays(lock):
