@@ -65,6 +65,8 @@ def _against_manifest(folder, name, manifest):
         if checksum == its["sha256"]:
             return f"{name} holds what was saved as {other}: the two are swapped or one was copied over the other"
     damage = _by_itself(path)
+    if path.suffix != ".pt":
+        return f"{name} is not what was saved"  # without checksums of its own, nobody can say how
     if damage is None:
         return f"{name} is whole, but it is not the file that was saved: it comes from another save"
     if size < saved:
