@@ -23,8 +23,8 @@ check: setup lint  ## lint, links and the tests that need no ranks, no book and 
 	$(BIN)/pytest tests -m "not slow" -n 2
 
 test: ops lint  ## lint, unit tests, multi-rank tests, every lab, a strict book build
-	$(BIN)/python book/build.py --fresh --at-once 3
-	$(BIN)/pytest tests -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python book/build.py --fresh --at-once 2
+	$(BIN)/pytest tests -n 3 --dist loadfile --no-loadscope-reorder
 
 measure: ops  ## predicted beside measured: run all cells again and record them, 40 minutes at most
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python benchmarks/agreement.py
