@@ -22,16 +22,7 @@ from typing import NamedTuple
 SLOW_SECONDS = 25  # without a step: then a rank says where it stands
 FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>.+)$', re.MULTILINE)
 COLLECTIVES = "torch/distributed/distributed_c10d.py"
-LIBRARIES = (
-    "/torch/",
-    "/deepspeed/",
-    "/ipykernel/",
-    "/ipyparallel/",
-    "/IPython/",
-    "/lib/python",
-    "/asyncio/",
-    "<frozen",
-)
+LIBRARIES = ("-packages/", "/lib/python", "<frozen")  # site-packages or dist-packages, and the standard library
 _files = []  # kept open: faulthandler writes into them from a signal handler
 
 

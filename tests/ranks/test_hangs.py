@@ -9,14 +9,14 @@ from labsupport.errors import TrainingError
 from labsupport.launch.stacks import Frame, Watch, diverged, in_words
 from labsupport.ranks import notebook
 
-REDUCE = Frame("/x/torch/distributed/distributed_c10d.py", 10, "all_reduce")
-BARRIER = Frame("/x/torch/distributed/distributed_c10d.py", 20, "barrier")
-COMPUTES = (Frame("/x/torch/nn/functional.py", 5, "linear"), Frame("/home/me/train.py", 7, "main"))
+REDUCE = Frame("/x/site-packages/torch/distributed/distributed_c10d.py", 10, "all_reduce")
+BARRIER = Frame("/x/site-packages/torch/distributed/distributed_c10d.py", 20, "barrier")
+COMPUTES = (Frame("/x/site-packages/torch/nn/functional.py", 5, "linear"), Frame("/home/me/train.py", 7, "main"))
 
 
 def at(collective, line):
     return (
-        Frame("/x/torch/distributed/c10d_logger.py", 1, "wrapper"),
+        Frame("/x/site-packages/torch/distributed/c10d_logger.py", 1, "wrapper"),
         collective,
         Frame("/home/me/train.py", line, "go"),
     )
@@ -41,6 +41,8 @@ def test_ranks_wait_in_vain_only_where_nothing_can_wake_them(stacks, finished, v
 def test_a_stack_in_words_names_the_collective_and_the_readers_own_line():
     assert in_words(at(REDUCE, 3)) == "waits in all_reduce, called at line 3 of me/train.py"
     assert in_words(COMPUTES) == "is in linear, called at line 7 of me/train.py"
+    mine = Frame("/home/me/deepspeed/train.py", 9, "main")  # a folder of the reader's may be called so
+    assert in_words((REDUCE, mine)).endswith("line 9 of deepspeed/train.py")
     assert in_words((REDUCE, Frame("/tmp/ipykernel_3/12.py", 2, "<module>"))).endswith("at line 2 of the cell")
     assert in_words(()) == "does not say where it stands"
 
