@@ -16,7 +16,7 @@ import datetime
 import hashlib
 import json
 import os
-import threading
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,16 +24,21 @@ from labsupport.errors import CheckpointError
 from labsupport.records import versions, write_whole
 
 NAME = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 MODEL_CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"  # the names that transformers and peft look for
 BLOCK_BYTES = 1 << 22
+# Of a record's header in a zip file: its bytes without name and extra field, and where the lengths of those two stand.
+HEADER_BYTES, LENGTHS_AT = 30, 26
+# What zipfile raises for a damaged file; NotImplementedError is its word for a version or a compression of chance.
+UNREADABLE = (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError)
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What a tag holds and what it was saved from; sizes in bytes, shapes as lists.
 
-    files: {name within the tag: {"bytes", "sha256", "rank"}}. parameters: {name: shape}, in the model's order.
+    files: {name within the tag: {"bytes", "checksum", "rank"}}, with what `checksum` returns.
+    parameters: {name: shape}, in the model's order.
     trained: the names that the optimizer trains, in its order.
     options: how the run was started, as its program puts it.
     """
@@ -90,22 +95,41 @@ def _digest(content):
 
 
 def described(path, rank):
-    """Put a file on the disk for good and return its entry in the manifest, with the checksum of what can be read."""
-    writing = threading.Thread(target=_sync_quietly, args=(path,))  # the drive and the processor work side by side
-    writing.start()
-    checksum = sha256(path)
-    writing.join()
-    sync(path)  # at once, if the other went well; else it raises what went wrong
-    return {"bytes": os.path.getsize(path), "sha256": checksum, "rank": rank}
+    """Put a file on the disk for good and return its entry in the manifest; raises OSError."""
+    sync(path)
+    return {"bytes": os.path.getsize(path), "checksum": checksum(path), "rank": rank}
 
 
-def sha256(path):
-    """Return the checksum of a file, as `sha256sum` prints it."""
+def checksum(path):
+    """Return the SHA-256 of a file without the contents of its records, where it is a zip file, as torch's are.
+
+    The index of a zip file has a CRC-32 of each record, which torch computes while it writes. With the index in this
+    checksum and the records held against the index, no byte is left out, and a save reads nothing twice.
+    """
     digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
+    with open(path, "rb") as file:
+        at = 0
+        for start, end in _records(file):
+            _add(digest, file, at, start)
+            at = end
+        _add(digest, file, at, os.path.getsize(path))
     return digest.hexdigest()
+
+
+def _records(file):
+    """Yield where each record of a zip file begins and ends, in bytes; of another file, or a damaged one, none."""
+    with contextlib.suppress(OSError, *UNREADABLE), zipfile.ZipFile(file) as archive:
+        for entry in sorted(archive.infolist(), key=lambda entry: entry.header_offset):
+            file.seek(entry.header_offset + LENGTHS_AT)
+            start = entry.header_offset + HEADER_BYTES + sum(int.from_bytes(file.read(2), "little") for _ in range(2))
+            yield start, start + entry.compress_size
+
+
+def _add(digest, file, start, end):
+    file.seek(start)
+    while start < end and (block := file.read(min(BLOCK_BYTES, end - start))):
+        digest.update(block)
+        start += len(block)
 
 
 def sync(path):
@@ -115,11 +139,6 @@ def sync(path):
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _sync_quietly(path):
-    with contextlib.suppress(OSError):
-        sync(path)
 
 
 def files_of(folder):

@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from torch.utils.serialization import config as serialization
 
 from labsupport.checkpoint import random_states
 from labsupport.checkpoint.collective import on_every_rank, on_first_rank, replaced
@@ -164,6 +165,7 @@ def _write(engine, path, folder, client_state, rank):
     copy_scripts = engine._copy_recovery_script
     with (
         states_in_reach(engine),
+        serialization.patch({"save.compute_crc32": True}),  # the manifest builds on it
         replaced(
             engine,
             checkpoint_engine=writer,

@@ -14,7 +14,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from labsupport.checkpoint.manifest import BLOCK_BYTES, Manifest, files_of, read_manifest, sha256
+from labsupport.checkpoint.manifest import BLOCK_BYTES, UNREADABLE, Manifest, checksum, files_of, read_manifest
 from labsupport.errors import CheckpointError
 
 RANK_OF_SHARD = re.compile(r"^(.*zero_pp_rank_)(\d+)(_mp_rank_\d+_.*\.pt)$")
@@ -58,11 +58,11 @@ def _against_manifest(folder, name, manifest):
     size, saved = path.stat().st_size, entry["bytes"]
     if size == 0 < saved:
         return f"{name} is empty"
-    checksum = sha256(path)
-    if (size, checksum) == (saved, entry["sha256"]):
-        return None
+    own = checksum(path)
+    if (size, own) == (saved, entry["checksum"]):
+        return _by_itself(path)
     for other, its in manifest.files.items():
-        if checksum == its["sha256"]:
+        if own == its["checksum"]:
             return f"{name} holds what was saved as {other}: the two are swapped or one was copied over the other"
     damage = _by_itself(path)
     if path.suffix != ".pt":
@@ -86,12 +86,12 @@ def _by_itself(path):
                 with archive.open(entry) as stream:
                     while stream.read(BLOCK_BYTES):
                         pass  # the end compares the checksum
-    except zipfile.BadZipFile as error:
+    except UNREADABLE as error:
         if "CRC" in str(error):
             return f"{path.name} is damaged: a tensor in it no longer has its checksum"
         return f"{path.name} is cut off, or no file that torch saved"
-    except (OSError, EOFError, ValueError, NotImplementedError) as error:
-        return f"{path.name} cannot be read ({type(error).__name__})"
+    except OSError as error:
+        return f"{path.name} cannot be read ({error.strerror})"
     return None
 
 

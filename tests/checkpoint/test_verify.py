@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 
-from labsupport.checkpoint.manifest import NAME, Manifest, described, files_of, read_manifest
-from labsupport.checkpoint.verify import verify
+from labsupport.checkpoint.manifest import NAME, Manifest, checksum, described, files_of, read_manifest
+from labsupport.checkpoint.verify import _by_itself, verify
 from labsupport.errors import CheckpointError
 
 SHARDS = [f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in (0, 1, 2)]
@@ -70,6 +70,17 @@ def test_damage_is_told_by_what_it_is(tag, tmp_path, kind):
     do(tag / SHARDS[1], make_tag(tmp_path / "other", seed=1))
     (problem,) = verify(tag).problems
     assert SHARDS[1] in problem and words in problem
+
+
+def test_no_byte_of_a_file_of_torch_can_change_unseen(tmp_path):
+    """Headers, padding and index are in the checksum, the records are held against their CRC-32 in the index."""
+    path = tmp_path / "small.pt"
+    torch.save({"w": torch.arange(40.0), "step": 3}, path)
+    content, entry = path.read_bytes(), described(path, 0)
+    assert entry == described(path, 0) and entry["bytes"] == len(content)
+    for at in range(len(content)):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :])
+        assert checksum(path) != entry["checksum"] or _by_itself(path), f"byte {at} of {len(content)}"
 
 
 def test_swapped_files_are_told_by_the_names_of_both(tag):
