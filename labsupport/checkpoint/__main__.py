@@ -3,6 +3,8 @@
 python -m labsupport.checkpoint inspect DIR            what is in it, without running code that it may hold
 python -m labsupport.checkpoint verify DIR             is every file what was saved?
 python -m labsupport.checkpoint prune DIR --keep 3     remove all but the newest 3
+python -m labsupport.checkpoint convert DIR OUT        DeepSpeed's universal form, for its other programs
+python -m labsupport.checkpoint export DIR OUT         the weights as safetensors, for transformers
 """
 
 import argparse
