@@ -94,11 +94,11 @@ def fresh_tab(browser, viewport):
         context.close()
 
 
-def page_weight(browser, address, viewport):
+def page_weight(browser, address, viewport, figures=True):
     """Return {"first_view_bytes", "requests", "first_figure_bytes", "first_paint_seconds"} of one page.
 
-    first_figure_bytes: what scrolling to the first figure adds; None where there is no figure. Plotly counts there
-    even if a figure stands in the first view, where its still picture is what the reader sees first.
+    first_figure_bytes: what scrolling to the first figure adds; None where there is no figure, or none is asked for.
+    Plotly counts there even if a figure stands in the first view, where the reader sees its still picture first.
     """
     with fresh_tab(browser, viewport) as (tab, received):
         tab.goto(address, wait_until="networkidle")
@@ -106,7 +106,7 @@ def page_weight(browser, address, viewport):
         paint = tab.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime / 1000")
         first_view = {url: size for url, size in received.items() if size and "plotly.min.js" not in url}
         figure = tab.locator("figure.lab-figure .lab-figure-plot").first
-        if has_figure := figure.count() > 0:
+        if has_figure := figures and figure.count() > 0:
             figure.scroll_into_view_if_needed()
             tab.locator("figure.lab-figure.is-drawn").first.wait_for()
         added = sum(size for url, size in received.items() if url not in first_view)

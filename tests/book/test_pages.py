@@ -16,7 +16,6 @@ from labsupport.records import read_record
 pytestmark = [needs_chromium, needs_book]
 PAGES = page_weight.built_pages(HTML)
 SCREENS = [({"width": 1280, "height": 900}, "light"), ({"width": 390, "height": 844}, "dark")]
-SCREEN_IDS = ["desktop", "phone"]
 
 
 @pytest.fixture(scope="module")
@@ -84,18 +83,22 @@ PLOT_SIZES = """(plots) => plots.map((plot) => {
 })"""
 
 
-@pytest.mark.parametrize(("size", "scheme"), SCREENS, ids=SCREEN_IDS)
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_reads_without_scripts(browser, site, page, size, scheme):
-    context = browser.new_context(viewport=size, color_scheme=scheme, java_script_enabled=False)
+def test_a_page_reads_without_scripts(browser, site, page):
+    context = browser.new_context(java_script_enabled=False)
     try:
         tab = context.new_page()
         tab.goto(f"{site}/{page}", wait_until="load")
-        assert tab.locator("article h1").is_visible()
-        assert tab.evaluate(UNSEEN) == []
-        assert tab.evaluate("document.documentElement.scrollWidth") <= size["width"], "wider than the screen"
-        plots = tab.locator("figure.lab-figure .lab-figure-plot").evaluate_all(PLOT_SIZES)
-        assert all(plot["pictures"] == 1 and plot["height"] == plot["place"] and plot["words"] for plot in plots), plots
+        for size, scheme in SCREENS:
+            tab.set_viewport_size(size)
+            tab.emulate_media(color_scheme=scheme)
+            assert tab.locator("article h1").is_visible()
+            assert tab.evaluate(UNSEEN) == [], size
+            assert tab.evaluate("document.documentElement.scrollWidth") <= size["width"], "wider than the screen"
+            plots = tab.locator("figure.lab-figure .lab-figure-plot").evaluate_all(PLOT_SIZES)
+            assert all(plot["pictures"] == 1 and plot["height"] == plot["place"] and plot["words"] for plot in plots), (
+                plots
+            )
     finally:
         context.close()
 
@@ -123,7 +126,8 @@ def test_plotly_comes_once_in_view_and_moves_nothing(tab, site, page):
 @pytest.mark.parametrize("viewport", page_weight.VIEWPORTS)
 @pytest.mark.parametrize("page", PAGES)
 def test_the_first_view_is_light(browser, compressing_site, page, viewport):
-    weight = page_weight.page_weight(browser, f"{compressing_site}/{page}", page_weight.VIEWPORTS[viewport])
+    size = page_weight.VIEWPORTS[viewport]
+    weight = page_weight.page_weight(browser, f"{compressing_site}/{page}", size, figures=False)
     assert weight["first_view_bytes"] < page_weight.TARGET_BYTES
     assert weight["first_view_bytes"] > len(page_weight.compressed(HTML / page)), "the page itself was not counted"
     recorded = read_record("page_weight")["measured"]["pages"].values()
