@@ -47,7 +47,9 @@ def reassemble(engine, folder, trained):
         setattr(engine, counter, saved[counter])
     if engine.fp16_enabled():
         scaler = optimizer.loss_scaler if engine.zero_optimization_stage() else optimizer.loss_scale_config
-        scaler.cur_scale = states.loss_scale
+        for key, value in states.loss_scaler.items():
+            if hasattr(scaler, key):
+                setattr(scaler, key, value)
     return saved
 
 

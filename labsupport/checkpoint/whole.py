@@ -21,6 +21,7 @@ from labsupport.errors import CheckpointError
 
 SHARD = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt$")
 MODEL = re.compile(r"(?:zero_pp_rank_(\d+)_)?mp_rank_00_model_states\.pt$")
+SCALER_REACHED = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # stage 0 has no hysteresis
 
 
 class WholeStates:
@@ -80,9 +81,10 @@ class WholeStates:
         return [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
 
     @property
-    def loss_scale(self):
-        """The factor that fp16 had reached."""
-        return self.shards[0]["loss_scaler"].cur_scale if self.stage else self.model_states["optimizer"]["cur_scale"]
+    def loss_scaler(self):
+        """What fp16's loss scaler had reached: the scale, its steps, the last overflow, the hysteresis that is left."""
+        saved = vars(self.shards[0]["loss_scaler"]) if self.stage else self.model_states["optimizer"]
+        return {key: saved[key] for key in SCALER_REACHED if key in saved}
 
     def _base(self, rank):
         if not self.stage:
