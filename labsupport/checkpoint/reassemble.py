@@ -54,6 +54,9 @@ def reassemble(engine, folder, trained):
 
 
 def _put_whole(engine, states, of_optimizer):
+    if hasattr(engine.optimizer, "fp32_groups_flat"):
+        _put_into_whole_rows(engine, states, of_optimizer)
+        return
     names, base = _names(engine), _base_optimizer(engine)
     masters = getattr(engine.optimizer, "fp32_groups", None)
     masters = _flat(masters) if masters else _trained_at_stage_0(engine)
@@ -63,6 +66,22 @@ def _put_whole(engine, states, of_optimizer):
         parameter.data.copy_(master)
         for key, value in of_optimizer(name).items():
             base.state[master][key] = value.clone() if _is_row(value) else _number(base, value)
+
+
+def _put_into_whole_rows(engine, states, of_optimizer):
+    names, optimizer = _names(engine), engine.optimizer
+    for parameters, row in zip(optimizer.fp16_groups, optimizer.fp32_groups_flat, strict=True):
+        start = 0
+        for parameter in parameters:
+            name, end = names[id(parameter)], start + parameter.numel()
+            master = states.master(name)
+            parameter.data.copy_(master)
+            row.data[start:end].copy_(master.flatten())
+            for key, value in of_optimizer(name).items():
+                state = _row_of_states(engine, row, key, value)
+                if state is not None:
+                    state[start:end].copy_(value.flatten())
+            start = end
 
 
 def _put_into_row(engine, states, of_optimizer):

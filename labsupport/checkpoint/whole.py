@@ -55,8 +55,11 @@ class WholeStates:
 
     def of_optimizer(self, name):
         """Return the optimizer's states of a parameter: {"exp_avg": tensor of its shape, "step": a number, ...}."""
-        keys = self._states(0)[0] if self.stage else self._states(0)[self._number[name]]
-        return {key: self._places[name](key) for key in keys}
+        keys = self._states(0)[0] if self.stage else self._states(0).get(self._number[name], ())
+        found = {key: self._places[name](key) for key in keys}
+        if found.get("step") == 0:  # FusedAdam counts in its last parameter's state alone: ops/adam/fused_adam.py
+            found["step"] = max(state["step"] for state in self._states(0).values())
+        return found
 
     @cached_property
     def others(self):
@@ -107,17 +110,17 @@ class WholeStates:
                 first.setdefault(tensor.data_ptr() if tensor.numel() else name, name)
             trained = [name for name in first.values() if name not in self.model_states["buffer_names"]]
         self._number = {name: number for number, name in enumerate(trained)}
-        masters = [each for group in self.model_states["optimizer"].get("fp32_groups", []) for each in group]
-        if masters and len(masters) != len(trained):
+        optimizer = self.model_states["optimizer"]
+        masters = [each for group in optimizer.get("fp32_groups", []) for each in group]
+        rows = optimizer.get("fp32_groups_flat", [])
+        held = sum(row.numel() for row in rows)
+        if (masters and len(masters) != len(trained)) or (rows and held != sum(module[n].numel() for n in trained)):
             raise CheckpointError(
                 f"{self.folder} was saved at stage 0 by plain DeepSpeed, which does not say which parameters were "
                 "frozen: load it at stage 0 and save it with labsupport.checkpoint."
             )
-        if "fp32_groups_flat" in self.model_states["optimizer"]:
-            raise CheckpointError(
-                f"{self.folder} was saved at stage 0 with a fused optimizer, whose states are in one row: "
-                "resume it at stage 0, save it there with torch_adam, or take its weights alone."
-            )
+        if rows:
+            return self._find_in_whole_rows(trained, rows)
 
         def finder(number, name):
             def tensor(key):
@@ -128,6 +131,24 @@ class WholeStates:
             return tensor
 
         return {name: finder(number, name) for name, number in self._number.items()}
+
+    def _find_in_whole_rows(self, trained, rows):
+        """A fused optimizer at stage 0 has the parameters of each of its groups one behind the other."""
+        places, group, start = {}, 0, 0
+        for name in trained:
+            shape = self.model_states["module"][name].shape
+            while start == rows[group].numel():
+                group, start = group + 1, 0
+            places[name], self._number[name] = self._in_whole_row(rows[group], group, start, shape), group
+            start += shape.numel()
+        return places
+
+    def _in_whole_row(self, masters, group, start, shape):
+        def tensor(key):
+            row = masters if key == "master" else self._states(0)[group][key]
+            return row[start : start + shape.numel()].view(shape) if torch.is_tensor(row) and row.dim() else row
+
+        return tensor
 
     def _find_in_row(self, _):
         places = {}
