@@ -19,7 +19,7 @@ from labsupport.checkpoint import random_states
 from labsupport.checkpoint.collective import on_every_rank, on_first_rank, replaced
 from labsupport.checkpoint.drive import states_in_reach
 from labsupport.checkpoint.manifest import ADAPTER_CONFIG, MODEL_CONFIG, Manifest, described
-from labsupport.checkpoint.reassemble import trained_names
+from labsupport.checkpoint.reassemble import trained_groups
 from labsupport.checkpoint.tags import (
     DELETED,
     INCOMPLETE,
@@ -212,6 +212,7 @@ def _publish(path, tag, folder, manifest):
 def _manifest(engine, tag, files, options):
     config = engine.config
     optimizer_device, parameter_device = offload_devices(config)
+    groups = trained_groups(engine)
     return Manifest(
         tag=tag,
         step=engine.global_steps,
@@ -221,7 +222,8 @@ def _manifest(engine, tag, files, options):
         offload={"optimizer": optimizer_device, "parameters": parameter_device},
         optimizer=type(engine.basic_optimizer).__name__,
         parameters=shapes_of(engine.module),
-        trained=trained_names(engine),
+        trained=[name for group in groups for name in group],
+        group_sizes=[len(group) for group in groups],
         files=files,
         options=options,
     )

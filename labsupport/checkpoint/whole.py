@@ -55,7 +55,7 @@ class WholeStates:
 
     def of_optimizer(self, name):
         """Return the optimizer's states of a parameter: {"exp_avg": tensor of its shape, "step": a number, ...}."""
-        keys = self._states(0)[0] if self.stage else self._states(0).get(self._number[name], ())
+        keys = self._states(0).get(0 if self.stage else self._number[name], ())  # none before the first step
         found = {key: self._places[name](key) for key in keys}
         if found.get("step") == 0:  # FusedAdam counts in its last parameter's state alone: ops/adam/fused_adam.py
             found["step"] = max(state["step"] for state in self._states(0).values())
