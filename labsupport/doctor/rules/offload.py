@@ -100,6 +100,14 @@ def ratio_without_effect(case):
         yield (ZERO, "offload_optimizer", "ratio"), f"a rank's parameters are one sub-group, since sub_group_size is {case.zero.sub_group_size}, and int({1 - block.ratio:g} x 1) of it, which is none, stays on the GPU", "set sub_group_size to a small part of a rank's parameters"
 
 
+@rule("ratio-needs-cpu-adam", ERROR, "runtime/zero/stage3.py, DeepSpeedZeroOptimizer_Stage3.__init__", INITIALIZE)
+def ratio_needs_cpu_adam(case):
+    block, params = case.zero.offload_optimizer, case.optimizer_params
+    if case.stage == 3 and block and block.device != "none" and block.ratio < 1 and case.optimizer is not None:
+        if case.optimizer not in ("adam", "adamw") or params.get("torch_adam"):
+            yield (ZERO, "offload_optimizer", "ratio"), "a ratio below 1 needs DeepSpeed's CPU Adam, and the config names another optimizer", "name AdamW without torch_adam, or leave ratio out"
+
+
 @rule("super-offload-below-3", SILENT, ENGINE)
 def super_below_3(case):
     block = case.zero.offload_optimizer
