@@ -164,7 +164,9 @@ class Case:
     def optimizer(self):
         """The name of the optimizer as DeepSpeed has it, lower-case where it is one of its own; None without one."""
         name = self.block("optimizer").get("type")
-        return name.lower() if isinstance(name, str) and name.lower() in known()["optimizers"] else name
+        if not isinstance(name, str):
+            return None
+        return name.lower() if name.lower() in known()["optimizers"] else name
 
     @property
     def optimizer_params(self):

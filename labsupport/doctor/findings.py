@@ -27,11 +27,13 @@ class Finding(NamedTuple):
     fix: str
     source: str  # in the installed package deepspeed (or transformers, accelerate): file, function
     when: str | None  # of an error: parse, initialize or step
+    keys: tuple = ()  # the path again, step by step
 
     @property
     def in_words(self):
         """What it is and what to do about it, in one sentence."""
-        return f"{self.sentence}: {self.fix}." if self.fix else f"{self.sentence}."
+        end = "" if self.fix.endswith("?") else "."
+        return f"{self.sentence}: {self.fix}{end}" if self.fix else f"{self.sentence}."
 
     def line_of(self, name):
         """Return the line for a terminal: file, place, severity, sentence and code."""
@@ -79,7 +81,7 @@ def found_in(case):
     for each in RULES.values():
         for path, sentence, fix in each.find(case):
             line, column = case.place(path)
-            parts = (each.code, each.severity, dotted(path), line, column, sentence, fix, each.source, each.when)
+            parts = (each.code, each.severity, dotted(path), line, column, sentence, fix, each.source, each.when, tuple(path))
             found.append(Finding(*parts))
     when = {PARSE: 0, INITIALIZE: 1, STEP: 2, None: 3}
     return sorted(found, key=lambda one: (SEVERITIES.index(one.severity), when[one.when], one.line or 0))

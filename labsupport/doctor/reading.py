@@ -28,7 +28,7 @@ class Document:
     def __init__(self, name, text, value, syntax, bom=False, duplicates=(), too_deep=False, unreadable=None):
         self.name, self.value, self.syntax, self.bom = name, value, syntax, bom
         self.duplicates, self.too_deep, self.unreadable = list(duplicates), too_deep, unreadable
-        self.inside = ()  # the path, in the file, of the config that is looked at
+        self.renamed = {}  # {path in the config: path in the file}, where the two differ
         self._text = text
 
     @property
@@ -44,7 +44,7 @@ class Document:
 
     def place(self, path):
         """Return line and column, from 1, of a key or of the nearest block around it that stands in the file."""
-        path = (*self.inside, *path)
+        path = self.renamed.get(tuple(path), tuple(path))
         while path and path not in self._places:
             path = path[:-1]
         return self._places.get(path, (1, 1))

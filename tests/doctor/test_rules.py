@@ -73,7 +73,7 @@ def test_the_source_of_a_rule_is_there(code, root):
 
     source = RULES[code].source
     package, named = ("deepspeed", source)
-    if source.startswith(("transformers/", "accelerate/")):
+    if source.startswith(("transformers/", "accelerate/", "hjson/")):
         package, _, named = source.partition("/")
     folder = Path(importlib.util.find_spec(package).origin).parent
     for name in re.findall(r"[\w/]+\.py", named):

@@ -93,11 +93,11 @@ def parameter_type(case):
         return
     for key in ("lr", "weight_decay", "eps", "betas", "momentum"):
         value = case.optimizer_params.get(key, 0)
-        whole = isinstance(value, list | tuple) and all(_is_number(each) for each in value)
+        whole = isinstance(value, list | tuple) and len(value) == 2 and all(_is_number(each) for each in value)
         if not (whole if key == "betas" and value != 0 else _is_number(value)):
-            text = '"auto", which the Hugging Face Trainer alone fills in' if value == "auto" else f"{shown(value)}, which is no number"
+            text = '"auto", which the Hugging Face Trainer alone fills in' if value == "auto" else f"{shown(value)}, which is {'no pair of numbers' if key == 'betas' else 'no number'}"
             fix = "write two numbers" if key == "betas" else "write the number"
-            yield ("optimizer", "params", key), f"{key} is {text}, and the optimizer ends in a TypeError", fix
+            yield ("optimizer", "params", key), f"{key} is {text}, and the optimizer ends in an error of Python's", fix
 
 
 def _is_number(value):
@@ -136,6 +136,12 @@ def untested(case):
 def needs_gpu(case):
     if case.accelerator == "cpu" and case.optimizer in ("lamb", "lion") and kind(case) == "fused":
         yield ("optimizer", "type"), f"DeepSpeed's {case.optimizer} is an op for GPUs, and ends in a ValueError on a processor", "use AdamW"
+
+
+@rule("optimizer-needs-closure", ERROR, "runtime/engine.py, DeepSpeedEngine._take_model_step", STEP)
+def needs_closure(case):
+    if case.optimizer == "LBFGS":
+        yield ("optimizer", "type"), "LBFGS steps with a closure, which DeepSpeed does not pass, and the step ends in a TypeError", "use AdamW"
 
 
 @rule("lamb-needs-dynamic-scale", ERROR, "runtime/engine.py, DeepSpeedEngine._do_sanity_check", INITIALIZE)
