@@ -16,7 +16,7 @@ from labsupport.checkpoint.export import DTYPES, export
 from labsupport.checkpoint.tags import prune, read_latest, tag_to_load, tags_of
 from labsupport.checkpoint.verify import verify
 from labsupport.command_line import OneSentenceParser, exit_status
-from labsupport.config_checks import require_positive_integer
+from labsupport.arguments import require_positive_integer
 from labsupport.errors import CheckpointError
 from labsupport.wording import mebibytes
 

@@ -156,6 +156,14 @@ class Case:
         blocks = (self.zero.offload_optimizer, self.zero.offload_param)
         return tuple(block.device if block else "none" for block in blocks)
 
+    @property
+    def offload_in_force(self):
+        """The same as `offload`, as DeepSpeed does it: no parameters below stage 3, no NVMe, and nothing at stage 0."""
+        optimizer, parameters = self.offload
+        if self.stage == 3:
+            return optimizer, parameters
+        return "cpu" if optimizer != "none" and self.stage else "none", "none"
+
     def value(self, key):
         """Return what DeepSpeed reads at the top level for a key, its default where the key is absent."""
         return self.config.get(key, known()["top_level"].get(key))

@@ -78,7 +78,8 @@ def dotted(path):
 def found_in(case):
     """Return the findings of all rules about a case, the worst first, then by their place."""
     found = []
-    for each in RULES.values():
+    rules = RULES.values() if isinstance(case.given, dict) else [RULES["not-a-dict"]]
+    for each in rules:
         for path, sentence, fix in each.find(case):
             line, column = case.place(path)
             parts = (each.code, each.severity, dotted(path), line, column, sentence, fix, each.source, each.when, tuple(path))

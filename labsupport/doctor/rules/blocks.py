@@ -106,8 +106,9 @@ def out_of_range(case):
 def not_a_choice(case):
     for path, error in case.errors:
         if not isinstance(error, OldAndNew) and _kind(error) == "not-a-choice":
-            choices = error["ctx"]["expected"].replace("'", '"')
-            close = nearest(error["input"], choices.replace('"', "").replace(" or ", ", ").split(", "))
+            names = list(dict.fromkeys(error["ctx"]["expected"].replace(" or ", ", ").split(", ")))
+            choices = f"{', '.join(names[:-1])} or {names[-1]}"
+            close = nearest(error["input"], [name.strip("'") for name in names])
             fix = f"did you mean {close!r}?" if close else f"choose {choices}"
             yield path, f"{path[-1]} is {shown(error['input'])}, and DeepSpeed takes {choices}", fix
 

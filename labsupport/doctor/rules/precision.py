@@ -48,7 +48,7 @@ def emulated(case):
 def masters_need_zero(case):
     for block, parsed, key in _low(case):
         if getattr(parsed, key) and case.stage == 0:
-            yield (block, key), f"{key} needs ZeRO stage 1, 2 or 3, and the stage is 0", "set the stage, or delete the key"
+            yield (block, key), f"low-precision states ({key}) need stage 1, 2 or 3, and the stage is 0", "set the stage, or delete the key"
 
 
 def _low(case):
