@@ -8,9 +8,11 @@
 A rule yields the path of the key, one sentence on what DeepSpeed does, and what to do about it.
 """
 
+import itertools
 from typing import NamedTuple
 
 ERROR, SILENT, COST, NOTE = "error", "silent", "cost", "note"
+MOST = 100  # findings of one rule: a file with more of a kind is no config
 SEVERITIES = (ERROR, SILENT, COST, NOTE)  # the worst first
 PARSE, INITIALIZE, STEP = "parse", "initialize", "step"
 
@@ -80,7 +82,7 @@ def found_in(case):
     found = []
     rules = RULES.values() if isinstance(case.given, dict) else [RULES["not-a-dict"]]
     for each in rules:
-        for path, sentence, fix in each.find(case):
+        for path, sentence, fix in itertools.islice(each.find(case), MOST):
             line, column = case.place(path)
             parts = (each.code, each.severity, dotted(path), line, column, sentence, fix, each.source, each.when, tuple(path))
             found.append(Finding(*parts))

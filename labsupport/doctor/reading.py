@@ -236,31 +236,18 @@ def places(text):
 
 def _keys(text):
     """Yield (path, offset) for every key and every place in a list, in the order of the text."""
-    stack, end = [], _SPACE.match(text).end()  # of [path of a block, is it a list, next index]
-    if text[end : end + 1] not in ("{", "["):
-        stack.append([(), False, 0])  # Hjson's outermost braces can be left out
-    path = ()
-    while end < len(text):
-        character = text[end]
-        if character in "{[":
-            stack.append([path, character == "[", 0])
-            end += 1
-        elif character in "}]":
-            if stack:
-                stack.pop()
-            end += 1
-        elif not stack:
+    end = _SPACE.match(text).end()
+    braced = text[end : end + 1] in ("{", "[")  # Hjson's outermost braces can be left out
+    stack = [[(), text[end : end + 1] == "[", 0]]  # of [path of a block, is it a list, next index]
+    end += braced
+    while stack:
+        end = _SPACE.match(text, end).end()
+        if end >= len(text):
             return
-        if character not in "{[":
-            end = _SPACE.match(text, end).end()
-            if end >= len(text) or text[end] in "}]":
-                continue
-        else:
-            end = _SPACE.match(text, end).end()
-            if end >= len(text) or text[end] in "}]":
-                continue
-        if not stack:
-            return
+        if text[end] in "}]":
+            stack.pop()
+            end += 1
+            continue
         outer, is_list, index = stack[-1]
         if is_list:
             path = (*outer, index)
@@ -273,11 +260,12 @@ def _keys(text):
             path = (*outer, key)
             yield path, end
             end = _SPACE.match(text, after).end()
-            if text[end : end + 1] == ":":
-                end += 1
-            end = _SPACE.match(text, end).end()
-        if text[end : end + 1] not in ("{", "["):
-            end = _SPACE.match(text, _after_value(text, end)).end()
+            end = _SPACE.match(text, end + (text[end : end + 1] == ":")).end()
+        if text[end : end + 1] in ("{", "["):
+            stack.append([path, text[end] == "[", 0])
+            end += 1
+        else:
+            end = _after_value(text, end)
 
 
 def _key(text, start):

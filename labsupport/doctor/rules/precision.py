@@ -90,7 +90,7 @@ def accumulation_dtype(case):
 @rule("accumulation-at-stage-0", ERROR, ENGINE + "_do_optimizer_sanity_check", INITIALIZE)
 def accumulation_at_stage_0(case):
     dtype = dtype_of(case.block("data_types").get("grad_accum_dtype"))
-    if case.stage == 0 and dtype not in (None, case.precision) and case.optimizer is not None:
+    if case.stage == 0 and dtype not in (None, case.precision):
         yield ("data_types", "grad_accum_dtype"), f"DeepSpeed refuses stage 0 with {case.precision} and gradients added up in {dtype}", "choose stage 1, or leave grad_accum_dtype out"
 
 

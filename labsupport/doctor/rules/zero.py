@@ -90,7 +90,7 @@ def gradient_norm_needed(case):
 def odd_bucket(case):
     size = case.zero.allgather_bucket_size
     other = case.stage == 1 and case.precision == "bf16" and dtype_of(case.block("data_types").get("grad_accum_dtype")) == "fp32"
-    if case.stage in (1, 2) and size % 2 and case.optimizer is not None and not other:
+    if case.stage in (1, 2) and size % 2 and not other:
         yield (ZERO, "allgather_bucket_size"), f"allgather_bucket_size is {size}, and DeepSpeed takes even numbers of elements alone", f"write {size + 1}"
 
 
