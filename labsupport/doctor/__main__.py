@@ -145,9 +145,10 @@ def show(results, options):
 
 
 def _counts(findings):
-    words = {"error": "errors", "silent": "silent", "cost": "cost", "note": "notes"}
-    counts = [(sum(each.severity == severity for each in findings), words[severity]) for severity in SEVERITIES]
-    return ", ".join(f"{count} {word}" for count, word in counts if count) or "nothing to say"
+    counts = [(sum(each.severity == severity for each in findings), severity) for severity in SEVERITIES]
+    many = {"error": "errors", "note": "notes"}
+    words = [f"{count} {many.get(word, word) if count > 1 else word}" for count, word in counts if count]
+    return ", ".join(words) or "nothing to say"
 
 
 def _row(setting):

@@ -40,7 +40,7 @@ class Finding(NamedTuple):
     def line_of(self, name):
         """Return the line for a terminal: file, place, severity, sentence and code."""
         place = f"{name}:{self.line}:{self.column}" if self.line else name
-        key = f"{self.path}: " if self.path else ""
+        key = f"{self.path}: " if self.path and not self.sentence.startswith((self.path, str(self.keys[-1]))) else ""
         return f"{place}: {self.severity}: {key}{self.in_words} [{self.code}]"
 
 

@@ -5,7 +5,7 @@ import json
 import os
 from pathlib import Path
 
-from labsupport.doctor.blocks import OldAndNew
+from labsupport.doctor.blocks import OldAndNew, ValidationError, read
 from labsupport.doctor.case import Case
 from labsupport.doctor.findings import found_in
 from labsupport.doctor.known import known
@@ -104,7 +104,11 @@ def _new_spelling(config, keys, case):
     old, block = fields[keys[-1]]["old"], _block(config, keys)
     if block is None:
         return False
-    becomes = old["becomes"][bool(getattr(case.zero, old["new"]))]
+    try:  # by itself: something else in the block may be refused
+        taken = read(keys[0], {keys[-1]: block[keys[-1]]})
+    except (ValidationError, OldAndNew):
+        return False
+    becomes = old["becomes"][bool(getattr(taken, old["new"]))]
     name = fields[old["new"]].get("alias", old["new"])
     if becomes is None:
         return _delete(config, keys, case)

@@ -44,10 +44,17 @@ class Document:
 
     def place(self, path):
         """Return line and column, from 1, of a key or of the nearest block around it that stands in the file."""
-        path = self.renamed.get(tuple(path), tuple(path))
-        while path and path not in self._places:
+        path = tuple(path)
+        while path:
+            here = self.renamed.get(path) or self._first_within(path) or path
+            if here in self._places:
+                return self._places[here]
             path = path[:-1]
-        return self._places.get(path, (1, 1))
+        return 1, 1
+
+    def _first_within(self, path):
+        """Of a block whose keys have other names in the file, the first of them."""
+        return next((there for key, there in self.renamed.items() if key[: len(path)] == path), None)
 
 
 def read_document(path):
