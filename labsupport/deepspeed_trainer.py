@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from labsupport.arguments import require_positive_integer
 from labsupport.checkpoint.options import changes, manifest_to_resume, options_of, taken_over
 from labsupport.checkpoint.schedule import Saves
 from labsupport.checkpoint.tags import has_checkpoint
@@ -32,7 +33,6 @@ from labsupport.config import (
     read_config,
     zero_stage,
 )
-from labsupport.arguments import require_positive_integer
 from labsupport.corpus import endless_batches, text_loader
 from labsupport.doctor.case import Case
 from labsupport.engine import end_rank, import_ahead, initialize_deepspeed, start_distributed

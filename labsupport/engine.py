@@ -37,8 +37,9 @@ def initialize_deepspeed(model, config, optimizer=None):
     deepspeed launcher, under torchrun, on a rank of `start_ranks`, and with no launcher as one rank.
 
     Adam that the config leaves open becomes FusedAdam where that compiles, else torch's AdamW, and rank 0
-    prints which, and what DeepSpeed ignores or changes in the config without a word. Raises ConfigError for a config that cannot work, TrainingError for what this machine
-    lacks: fp16 on most CPUs, a GPU for each rank, libaio for NVMe, a free port, a compiler.
+    prints which, and what DeepSpeed ignores or changes in the config without a word. Raises ConfigError for a
+    config that cannot work, TrainingError for what this machine lacks: fp16 on most CPUs, a GPU for each rank,
+    libaio for NVMe, a free port, a compiler.
     """
     config = copy.deepcopy(config) if isinstance(config, dict) else parse_config(config)
     start_distributed()

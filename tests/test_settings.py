@@ -100,7 +100,8 @@ def test_precision_offload_and_low_precision_states_are_read():
     }
     settings = read_settings(config, 2)
     assert settings._asdict() | {
-        "precision": "bf16", "accumulation_dtype": "fp32", "master_bytes": 2, "state_bytes": 2, "torch_adam": False, "optimizer": "Adam",
+        "precision": "bf16", "accumulation_dtype": "fp32", "master_bytes": 2, "state_bytes": 2, "torch_adam": False,
+        "optimizer": "Adam",
         "offload_optimizer": "nvme", "offload_param": "cpu", "optimizer_buffers": 6, "pin_memory": False,
         "max_live_parameters": 0, "reduce_bucket_size": 50_000_000, "stage": 3,
     } == settings._asdict()  # fmt: skip
@@ -118,7 +119,10 @@ def test_precision_offload_and_low_precision_states_are_read():
             {"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}, "zero_optimization": {"stage": 2}},
             "need the optimizer on the CPU",
         ),
-        ({"train_batch_size": 3, "train_micro_batch_size_per_gpu": None}, "leaves train_micro_batch_size_per_gpu 0 on 8 ranks"),
+        (
+            {"train_batch_size": 3, "train_micro_batch_size_per_gpu": None},
+            "leaves train_micro_batch_size_per_gpu 0 on 8 ranks",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(change, words):

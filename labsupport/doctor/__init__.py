@@ -1,7 +1,7 @@
 """The config doctor: what the installed DeepSpeed will make of a ds_config, told before it starts. No torch.
 
-    python -m labsupport.doctor ds_config.json
-    diagnose({"train_batch_size": 8, "zero_optimisation": {"stage": 2}}, world_size=2)
+python -m labsupport.doctor ds_config.json
+diagnose({"train_batch_size": 8, "zero_optimisation": {"stage": 2}}, world_size=2)
 """
 
 from labsupport import lazily

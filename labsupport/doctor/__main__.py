@@ -1,7 +1,7 @@
 """The config doctor on the command line.
 
-    python -m labsupport.doctor ds_config.json
-    python -m labsupport.doctor --world-size 8 --gpu h100 --explain configs/
+python -m labsupport.doctor ds_config.json
+python -m labsupport.doctor --world-size 8 --gpu h100 --explain configs/
 """
 
 import json
@@ -67,7 +67,7 @@ def parse(arguments=None):
     add("--gpu", metavar="NAME", help="the card, for example h100")
     add("--accelerator", choices=("cpu", "cuda"), help="what it is to run on (cuda with --gpu)")
     add("--parameters", type=float, metavar="P", help="of the model, for example 7e9")
-    add("--hf", action="store_true", help="the Hugging Face Trainer hands it over, and fills in \"auto\"")
+    add("--hf", action="store_true", help='the Hugging Face Trainer hands it over, and fills in "auto"')
     add("--explain", action="store_true", help="print what is in force for every key, and where it comes from")
     add("--fix", action="store_true", help="write what can be mended into NAME.fixed.json beside the file")
     add("--json", action="store_true", help="print the findings as JSON")
@@ -102,7 +102,9 @@ def _is_config(path):
         return any(word in path.name.lower() for word in ("ds_", "deepspeed", "zero"))
     if not isinstance(document.value, dict):
         return False
-    telling = {"deepspeed_config"} if document.syntax == "yaml" else {*known()["top_level"]} - {"optimizer", "scheduler"}
+    telling = (
+        {"deepspeed_config"} if document.syntax == "yaml" else {*known()["top_level"]} - {"optimizer", "scheduler"}
+    )
     return bool(telling & set(document.value))
 
 
@@ -138,10 +140,18 @@ def show(results, options):
             print(finding.line_of(result["file"]))
         print(f"{result['file']}: {_counts(result['findings'])}.")
         if result["explained"]:
-            print(tabulate([_row(each) for each in result["explained"]], ("key", "in force", "from"), disable_numparse=True))
+            print(
+                tabulate(
+                    [_row(each) for each in result["explained"]], ("key", "in force", "from"), disable_numparse=True
+                )
+            )
         if options.fix:
             count = len(result["mended"])
-            print(f"{count} mended: {result['fixed']}" if count else "Nothing that has one obvious way out: no file written.")
+            print(
+                f"{count} mended: {result['fixed']}"
+                if count
+                else "Nothing that has one obvious way out: no file written."
+            )
 
 
 def _counts(findings):
@@ -158,11 +168,15 @@ def _row(setting):
 
 
 def _as_json(result):
-    findings = [{name: each for name, each in finding._asdict().items() if name != "keys"} for finding in result["findings"]]
+    findings = [
+        {name: each for name, each in finding._asdict().items() if name != "keys"} for finding in result["findings"]
+    ]
     entry = {"file": result["file"], "findings": findings}
     if result["explained"] is not None:
         rows = [each._asdict() for each in result["explained"]]
-        entry["explained"] = [row | {"value": row["value"] if _is_plain(row["value"]) else str(row["value"])} for row in rows]
+        entry["explained"] = [
+            row | {"value": row["value"] if _is_plain(row["value"]) else str(row["value"])} for row in rows
+        ]
     if result["fixed"]:
         entry["fixed"] = result["fixed"]
     return entry

@@ -1,4 +1,4 @@
-"""DeepSpeed's pydantic models again, made of what `known` keeps of them, without torch: pydantic decides as it does there.
+"""DeepSpeed's pydantic models again, without torch, made of what `known` keeps of them: pydantic decides as there.
 
     read("fp16", {"enabled": "false", "loss_scale": "2"}).enabled   # False
 
@@ -41,7 +41,7 @@ class Opaque:
 
 
 class Block(BaseModel):
-    """DeepSpeedConfigModel of deepspeed/runtime/config_utils.py: drops "auto", honours old spellings, forbids others."""
+    """DeepSpeedConfigModel of deepspeed/runtime/config_utils.py: drops "auto", honours old spellings."""
 
     model_config = ConfigDict(
         validate_default=True,

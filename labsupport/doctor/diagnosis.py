@@ -6,9 +6,7 @@ from labsupport.doctor.case import Case
 from labsupport.doctor.findings import found_in
 
 
-def diagnose(
-    config, world_size=None, accelerator=None, gpu=None, parameters=None, hugging_face=False, document=None
-):
+def diagnose(config, world_size=None, accelerator=None, gpu=None, parameters=None, hugging_face=False, document=None):
     """Return the Findings about a ds_config, the worst first.
 
     config: what a file holds or a dict would be handed over, whatever it is. world_size: ranks; without it a batch is

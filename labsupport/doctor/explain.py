@@ -54,7 +54,9 @@ def _optimizer(case):
         as_l2 = case.optimizer == "adam" and case.optimizer_params.get("adam_w_mode", True) is False
         name = ("Adam" if as_l2 else "AdamW") if adam else block.get("type")
         yield Setting("optimizer", f"{who} {name}", FILE if name == block.get("type") else DERIVED)
-        takes = known()["optimizers"].get(case.optimizer, {}).get(made) or known()["torch_optimizers"].get(case.optimizer, {})
+        takes = known()["optimizers"].get(case.optimizer, {}).get(made) or known()["torch_optimizers"].get(
+            case.optimizer, {}
+        )
         for key in ("lr", "betas", "eps", "weight_decay", "momentum"):
             if key in takes or key in case.optimizer_params:
                 path = ("optimizer", "params", key)

@@ -84,7 +84,18 @@ def found_in(case):
     for each in rules:
         for path, sentence, fix in itertools.islice(each.find(case), MOST):
             line, column = case.place(path)
-            parts = (each.code, each.severity, dotted(path), line, column, sentence, fix, each.source, each.when, tuple(path))
+            parts = (
+                each.code,
+                each.severity,
+                dotted(path),
+                line,
+                column,
+                sentence,
+                fix,
+                each.source,
+                each.when,
+                tuple(path),
+            )
             found.append(Finding(*parts))
     when = {PARSE: 0, INITIALIZE: 1, STEP: 2, None: 3}
     return sorted(found, key=lambda one: (SEVERITIES.index(one.severity), when[one.when], one.line or 0))

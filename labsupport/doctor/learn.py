@@ -158,7 +158,10 @@ def _describe(model, models):
             for limit in ("gt", "ge", "lt", "le")
             if getattr(constraint, limit, None) is not None
         }
-        entry = {"type": _type(field.annotation, models), "default": _plain(field.get_default(call_default_factory=True))}
+        entry = {
+            "type": _type(field.annotation, models),
+            "default": _plain(field.get_default(call_default_factory=True)),
+        }
         entry |= {"alias": field.alias} if field.alias else {}
         entry |= {"limits": limits} if limits else {}
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
@@ -215,7 +218,7 @@ def _plain(value):
 
 
 def _optimizers(parser):
-    """{name: {kind: parameters}} of the optimizers that DeepSpeed makes itself; which kind is made the engine decides."""
+    """{name: {kind: parameters}} of the optimizers that DeepSpeed makes itself; the engine decides which kind."""
     import torch
     from deepspeed.ops.adagrad import DeepSpeedCPUAdagrad
     from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
@@ -231,7 +234,9 @@ def _optimizers(parser):
         "lamb": {"fused": FusedLamb},
         "lion": {"cpu": DeepSpeedCPULion, "fused": FusedLion},
     }
-    found = {name: {} for name in parser.DEEPSPEED_OPTIMIZERS}  # those of mup, which is a package of its own, stay empty
+    found = {
+        name: {} for name in parser.DEEPSPEED_OPTIMIZERS
+    }  # those of mup, which is a package of its own, stay empty
     for name, kinds in made_by.items():
         found[name] = {kind: _parameters(made) for kind, made in kinds.items()}
     halves = {*DeepSpeedEngine._MUON_HALF_KEYS, *DeepSpeedEngine._ADAM_HALF_KEYS, "muon_lr", "adam_lr", "per_head_muon"}

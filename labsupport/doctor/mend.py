@@ -32,7 +32,7 @@ def mended(config, **about):
 
 
 def write_beside(path, config):
-    """Write a config as NAME.fixed.json beside the original and return the path; raises LabError rather than replace."""
+    """Write a config as NAME.fixed.json beside the original, over nothing, and return the path; raises LabError."""
     target = Path(path).with_suffix(".fixed.json")
     try:
         with open(target, "x", encoding="utf-8") as file:
@@ -41,7 +41,9 @@ def write_beside(path, config):
     except FileExistsError:
         raise LabError(f"{target} is there already, and nothing is written over it: move it away.") from None
     except OSError as error:
-        raise LabError(f"Cannot write {os.fspath(target)}: {error.strerror.lower()}; copy the config elsewhere.") from None
+        raise LabError(
+            f"Cannot write {os.fspath(target)}: {error.strerror.lower()}; copy the config elsewhere."
+        ) from None
     return target
 
 

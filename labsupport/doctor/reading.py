@@ -115,7 +115,9 @@ def _json(text, name, bom):
     except RecursionError:
         raise ConfigError(f"{name} is nested too deep for any reader: flatten it.") from None
     except ValueError as error:  # an integer of thousands of digits
-        raise ConfigError(f"{name} cannot be read: {str(error).split(';')[0].lower()}; write a smaller number.") from None
+        raise ConfigError(
+            f"{name} cannot be read: {str(error).split(';')[0].lower()}; write a smaller number."
+        ) from None
 
 
 def _hjson(text, name, bom, plain_error):

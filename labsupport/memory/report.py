@@ -5,9 +5,9 @@ import json
 
 from tabulate import tabulate
 
+from labsupport.arguments import require_positive_integer
 from labsupport.command_line import OneSentenceParser, exit_status
 from labsupport.config import read_config
-from labsupport.arguments import require_positive_integer
 from labsupport.errors import ConfigError
 from labsupport.machine.cards import card
 from labsupport.machine.versions import TRIED

@@ -51,8 +51,10 @@ def outcome(deepspeed, torch, case):
                 for step in case.about[:-1]:
                     block = block[step]
                 del block[case.about[-1]]
-                return {"seen": _fingerprint_of(deepspeed, torch, whole, case)
-                        == _fingerprint_of(deepspeed, torch, without, case)}
+                return {
+                    "seen": _fingerprint_of(deepspeed, torch, whole, case)
+                    == _fingerprint_of(deepspeed, torch, without, case)
+                }
             parsed, engine, more = run(deepspeed, torch, copy.deepcopy(case.config), case)
             return {"seen": SEE[case.about](parsed, engine, more) if case.kind == "seen" else None}
         except Refused as error:
@@ -201,10 +203,22 @@ def precision(parsed, *_):
 
 def devices(parsed, *_):
     blocks = (parsed.zero_config.offload_optimizer, parsed.zero_config.offload_param)
-    return [str(block.device.value if hasattr(block.device, "value") else block.device) if block else "none" for block in blocks]
+    return [
+        str(block.device.value if hasattr(block.device, "value") else block.device) if block else "none"
+        for block in blocks
+    ]
 
 
-PARSED = {"parsed", "parsed stage", "parsed bucket", "parsed batch", "precision", "offload", "prefetch", "dynamic scale"}
+PARSED = {
+    "parsed",
+    "parsed stage",
+    "parsed bucket",
+    "parsed batch",
+    "precision",
+    "offload",
+    "prefetch",
+    "dynamic scale",
+}
 SEE = {
     "parsed": lambda parsed, *_: parsed.train_batch_size == 1,
     "parsed stage": lambda parsed, *_: int(parsed.zero_optimization_stage),
@@ -242,5 +256,12 @@ SEE = {
 if __name__ == "__main__":
     from labsupport.machine.probes import free_port
 
-    os.environ.update(DS_ACCELERATOR="cpu", RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    os.environ.update(
+        DS_ACCELERATOR="cpu",
+        RANK="0",
+        LOCAL_RANK="0",
+        WORLD_SIZE="1",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(free_port()),
+    )
     main(sys.argv[1])

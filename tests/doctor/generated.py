@@ -20,7 +20,8 @@ SOUND = [
      "zero_optimization": {"stage": 2, "cpu_offload": True, "overlap_comm": True, "reduce_bucket_size": 5e8}},
     {"train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 2, "gradient_clipping": "auto",
      "bf16": {"enabled": "auto"}, "zero_optimization": {"stage": 3, "stage3_prefetch_bucket_size": "auto",
-     "offload_optimizer": {"device": "cpu", "pin_memory": True}, "offload_param": {"device": "nvme", "nvme_path": "/n"}}},
+     "offload_optimizer": {"device": "cpu", "pin_memory": True},
+     "offload_param": {"device": "nvme", "nvme_path": "/n"}}},
     {"train_micro_batch_size_per_gpu": 1, "optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "betas": [0.9, 0.95]}},
      "scheduler": {"type": "WarmupDecayLR", "params": {"total_num_steps": 100}}, "steps_per_print": 10,
      "wall_clock_breakdown": False, "tensorboard": {"enabled": True, "output_path": "logs"}},
@@ -32,8 +33,9 @@ SOUND = [
      "flops_profiler": {"enabled": False}, "autotuning": {"enabled": False}, "timers": {"throughput": {}},
      "expert_parallel": {"enabled": False}, "hybrid_engine": {"enabled": False}, "torch_autocast": {"enabled": True}},
 ]  # fmt: skip
-ODD = [None, True, False, 0, 1, 2, 3, 4, -1, 2.0, 0.5, 15099494.4, 5e8, 10**30, math.inf, math.nan, "", "auto", "2", "-1",
-       "2.0", "false", "yes", "cpu", "nvme", "none", "fp16", "bf16", "FP32", "float16", "sum", "MEAN", "warn", "AdamW",
+ODD = [None, True, False, 0, 1, 2, 3, 4, -1, 2.0, 0.5, 15099494.4, 5e8, 10**30, math.inf, math.nan, "", "auto", "2",
+       "-1", "2.0", "false", "yes", "cpu", "nvme", "none", "fp16", "bf16", "FP32", "float16",
+       "sum", "MEAN", "warn", "AdamW",
        "WarmupLR", "/nvme", "throughput", [], [1], ["a"], {}, {"enabled": True}, {"device": "cpu"}, {"stage": 2},
        {"a": None}]  # fmt: skip
 JSON = st.recursive(

@@ -40,7 +40,7 @@ def test_an_optimizers_name_has_any_letters(name):
 # {config: (code, severity)}; a severity of None: nothing worse than a note is found.
 KINDS = {
     "removed optimizer": (M | {"optimizer": {"type": "OneBitAdam", "params": {}}}, "removed-optimizer", "error"),
-    "compile block of torch": (M | {"compile": {"backend": "inductor", "disable": False}}, "unknown-key-in-block", "error"),
+    "torch's compile": (M | {"compile": {"backend": "inductor", "disable": False}}, "unknown-key-in-block", "error"),
     "MiCS": (zero(stage=3, mics_shard_size=8), "removed-zero-key", "error"),
     "LoCo": (zero(stage=3, zeropp_loco_param={}), "removed-zero-key", "error"),
     "a comment": (Z | {"_comment": "for eight cards"}, None, None),
@@ -61,8 +61,10 @@ KINDS = {
     "a text for a switch": (M | {"bf16": {"enabled": "false"}}, "read-as", "note"),
     "no stage": (zero(overlap_comm=True), "zero-without-stage", "silent"),
     "scheduler cosine": (Z | {"scheduler": {"type": "cosine", "params": {}}}, "unknown-scheduler", "error"),
-    "no total steps": (Z | {"scheduler": {"type": "WarmupDecayLR", "params": {}}}, "scheduler-parameter-missing", "error"),
-    "total steps": (Z | {"scheduler": {"type": "WarmupLR", "params": {"total_num_steps": 9}}}, "scheduler-parameter", "error"),
+    "no total steps": (Z | {"scheduler": {"type": "WarmupDecayLR", "params": {}}}, "scheduler-parameter-missing",
+                       "error"),
+    "total steps": (Z | {"scheduler": {"type": "WarmupLR", "params": {"total_num_steps": 9}}}, "scheduler-parameter",
+                    "error"),
     "clipping text": (Z | {"gradient_clipping": "1.0"}, "clipping-type", "error"),
     "clipping null": (Z | {"gradient_clipping": None}, "clipping-type", "error"),
     "loss scale": (M | {"fp16": {"loss_scale": "dynamic"}}, "loss-scale", "error"),
@@ -81,7 +83,8 @@ KINDS = {
     "cuda_visible_devices": (Z | {"cuda_visible_devices": "0"}, "unknown-key", "silent"),
     "comms_config": (Z | {"comms_config": {"enabled": True}}, "unknown-key", "silent"),
     "memory_efficient_linear": (Z | {"memory_efficient_linear": False}, "misplaced-key", "silent"),
-    "offload_param at stage 2": (zero(stage=2, offload_param={"device": "cpu"}), "offloaded-parameters-below-3", "silent"),
+    "offload_param at stage 2": (zero(stage=2, offload_param={"device": "cpu"}),
+                                 "offloaded-parameters-below-3", "silent"),
     "fp32 sums at stage 0": (Z | {"data_types": {"grad_accum_dtype": "fp32"}}, "accumulation-at-stage-0", "error"),
 }  # fmt: skip
 
@@ -108,7 +111,8 @@ def test_each_kind_has_its_finding(kind):
         ({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 8}}, "hpZ (zero_hpz_partition_size 8)"),
         ({"tensor_parallel": {"autotp_size": 4}}, "tensor parallelism (autotp_size 4)"),
         ({"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}, "torch_autocast"),
-        ({"zero_optimization": {"stage": 2, "zenflow": {}, "offload_optimizer": {"device": "cpu"}}}, "ZenFlow (zenflow)"),
+        ({"zero_optimization": {"stage": 2, "zenflow": {}, "offload_optimizer": {"device": "cpu"}}},
+         "ZenFlow (zenflow)"),
         ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu", "ratio": 0.5}}},
          "partial offload (ratio 0.5)"),
         ({"sequence_parallel_size": 2}, "sequence parallelism (sequence_parallel_size 2)"),
@@ -149,6 +153,15 @@ def test_only_our_builders_refuse_what_is_silent():
 def test_nothing_is_said_of_what_our_builders_build():
     for stage in range(4):
         for precision in ("bf16", "fp16", "fp32"):
-            config = create_deepspeed_config(stage, precision=precision, train_batch_size=8, world_size=2, scheduler="WarmupDecayLR",
-                                             total_steps=9, warmup_steps=2, offload_optimizer=stage > 0, offload_param=stage == 3)  # fmt: skip
+            config = create_deepspeed_config(
+                stage,
+                precision=precision,
+                train_batch_size=8,
+                world_size=2,
+                scheduler="WarmupDecayLR",
+                total_steps=9,
+                warmup_steps=2,
+                offload_optimizer=stage > 0,
+                offload_param=stage == 3,
+            )
             assert codes(config, world_size=2) - codes(config, NOTE, world_size=2) == set()

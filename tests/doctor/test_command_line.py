@@ -63,7 +63,9 @@ def test_standard_input_is_read(monkeypatch, capsys):
     assert main(["-"]) == 1 and "unknown-key" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["--world-size", "0", "x"], ["--gpu", "h999", "x"], [], ["--wrong"], ["nowhere"]])
+@pytest.mark.parametrize(
+    "arguments", [["--world-size", "0", "x"], ["--gpu", "h999", "x"], [], ["--wrong"], ["nowhere"]]
+)
 def test_a_wrong_command_line_is_one_sentence(arguments, capsys):
     assert main(arguments) == 2
     told = capsys.readouterr().err
@@ -73,7 +75,9 @@ def test_a_wrong_command_line_is_one_sentence(arguments, capsys):
 def test_explain_says_where_each_value_comes_from(tmp_path, capsys):
     config = SOUND | {"zero_optimization": {"stage": 3, "cpu_offload": True, "reduce_bucket_size": "auto"}}
     main([write(tmp_path, "ds_config.json", config), "--explain", "--world-size", "4"])
-    rows = [[each.strip() for each in line.split("  ") if each.strip()] for line in capsys.readouterr().out.splitlines()]
+    rows = [
+        [each.strip() for each in line.split("  ") if each.strip()] for line in capsys.readouterr().out.splitlines()
+    ]
     assert ["train_batch_size", "8", "derived"] in rows
     assert ["optimizer", "DeepSpeed's CPU AdamW", "the file"] in rows
     assert ["zero_optimization.reduce_bucket_size", "500000000", "default"] in rows
@@ -83,7 +87,8 @@ def test_explain_says_where_each_value_comes_from(tmp_path, capsys):
 
 def test_the_trainers_values_are_told(tmp_path, capsys):
     config = {"train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto", "bf16": {"enabled": "auto"},
-              "zero_optimization": {"stage": 2, "reduce_bucket_size": "auto", "allgather_bucket_size": "auto"}}  # fmt: skip
+              "zero_optimization": {"stage": 2, "reduce_bucket_size": "auto",
+                                    "allgather_bucket_size": "auto"}}  # fmt: skip
     path = write(tmp_path, "ds_config.json", config)
     assert main([path, "--hf", "--explain"]) == 1
     told = capsys.readouterr().out

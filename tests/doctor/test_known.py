@@ -90,14 +90,15 @@ def test_another_version_has_a_file_of_its_own():
 
 @pytest.mark.parametrize("name", ["zero_optimization", "fp16", "bf16", "compile", "tensor_parallel", "monitor"])
 def test_defaults_are_deepspeeds(name):
-    from deepspeed.runtime.config import CompileConfig
     from deepspeed.monitor.config import DeepSpeedMonitorConfig
+    from deepspeed.runtime.config import CompileConfig
     from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
     from deepspeed.runtime.tensor_parallel.config import TPTrainingConfig
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
     from generated import plain
 
     theirs = {"zero_optimization": DeepSpeedZeroConfig, "fp16": DeepSpeedFP16Config, "bf16": DeepSpeedBF16Config,
-              "compile": CompileConfig, "tensor_parallel": TPTrainingConfig, "monitor": DeepSpeedMonitorConfig}  # fmt: skip
+              "compile": CompileConfig, "tensor_parallel": TPTrainingConfig,
+              "monitor": DeepSpeedMonitorConfig}  # fmt: skip
     assert plain(blocks.defaults(name)) == plain(theirs[name]())
     assert json.dumps(known())

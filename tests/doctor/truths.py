@@ -41,7 +41,9 @@ def seen(config, what, expected, **options):
 
 def file(content, text="", **options):
     """A file's text, which DeepSpeed reads itself; refused where `text` is not None."""
-    return Truth(content, "refused" if text is not None else "seen", text if text is not None else "parsed", True, options)
+    return Truth(
+        content, "refused" if text is not None else "seen", text if text is not None else "parsed", True, options
+    )
 
 
 def optimizer(name="AdamW", base=M, **params):
@@ -166,7 +168,8 @@ TRUTHS = {
     "states-without-masters": [refused(zero(2, A | {"bf16": {"bf16_optimizer_states": True}}), "requires bf16_master")],
     "masters-need-offload": [
         refused(zero(2, A | {"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}}), "Offload"),
-        refused(zero(2, A | {"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}}, offload_optimizer=CPU))],
+        refused(zero(2, A | {"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}},
+                     offload_optimizer=CPU))],
     "accumulation-dtype": [refused(A | {"data_types": {"grad_accum_dtype": "fp8"}}, "DtypeEnum")],
     "accumulation-at-stage-0": [refused(B | {"data_types": {"grad_accum_dtype": "fp32"}}, "unsupported mix"),
                                 refused(A | {"data_types": {"grad_accum_dtype": "bf16"}}, "unsupported mix")],
@@ -213,7 +216,8 @@ TRUTHS = {
                                      refused(zero(3, A | {"prescale_gradients": True}), "pre-scale")],
     "summed-gradients": [refused(zero(3, A | {"gradient_allreduce_op": "sum"}), "stage 3"),
                          refused(zero(2, A | {"gradient_allreduce_op": "SUM"}, zenflow={}), "ZenFlow"),
-                         refused(A | {"gradient_allreduce_op": "sum", "compile": {"deepcompile": True}}, "DeepCompile")],
+                         refused(A | {"gradient_allreduce_op": "sum", "compile": {"deepcompile": True}},
+                                 "DeepCompile")],
     "unmanaged-accumulation": [refused(zero(1, A | {"managed_gradient_accumulation": False}, overlap_comm=True))],
     "quantized-on-a-cpu": [refused(zero(3, B, zero_quantized_weights=True), "CPU backend", accelerator="cpu")],
     "no-optimizer": [refused(M | {"zero_optimization": {"stage": 1}}, "requires an optimizer"),
@@ -326,7 +330,7 @@ TRUTHS = {
 ELSEWHERE = {
     "bf16-emulated": "needs a GPU that emulates bf16",
     "torch-adam-on-a-gpu": "needs a GPU",
-    "muon-parameter-ignored": "test_rules.py asks the engine's own function: making Muon compiles its kernels, a minute",
+    "muon-parameter-ignored": "test_rules.py asks the engine's own function: making Muon compiles for a minute",
     "second-shard": "needs ranks on two nodes, or four told that they are; tests/memory measures hpZ",
     "filled-by-trainer": "test_hugging_face.py: transformers, not DeepSpeed",
     "must-match-trainer": "test_hugging_face.py: transformers, not DeepSpeed",

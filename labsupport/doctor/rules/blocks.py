@@ -54,7 +54,11 @@ def wrong_type(case):
     for path, error in case.errors:
         if not isinstance(error, OldAndNew) and _kind(error) == "wrong-type":
             # pydantic's model is given where the value is one.
-            yield path, f"{path[-1]} is {shown(error['input'])}, and DeepSpeed refuses it: {_said(error)}", _type_fix(error)
+            yield (
+                path,
+                f"{path[-1]} is {shown(error['input'])}, and DeepSpeed refuses it: {_said(error)}",
+                _type_fix(error),
+            )
 
 
 def _kind(error):
@@ -118,7 +122,11 @@ def loss_scale(case):
     for path, error in case.errors:
         if not isinstance(error, OldAndNew) and error["type"] == "loss-scale":
             what = shown(error["input"]) if len(path) > 1 else "as it is"
-            yield path, f"{path[-1]} is {what}, and DeepSpeed refuses it: {error['msg']}", "write 0 for a dynamic loss scale"
+            yield (
+                path,
+                f"{path[-1]} is {what}, and DeepSpeed refuses it: {error['msg']}",
+                "write 0 for a dynamic loss scale",
+            )
 
 
 @rule("read-as", NOTE, "runtime/config_utils.py, DeepSpeedConfigModel (pydantic converts)")
@@ -184,36 +192,72 @@ def no_such_value(case):
     for key in ("communication_data_type", "seq_parallel_communication_data_type"):
         value = config.get(key)
         if value is not None and (not isinstance(value, str) or value.lower() not in ("fp32", "fp16", "bf16")):
-            yield (key,), f"{key} is {shown(value)}, and DeepSpeed takes fp16, bf16 or fp32 in this spelling alone", _dtype(value)
+            yield (
+                (key,),
+                f"{key} is {shown(value)}, and DeepSpeed takes fp16, bf16 or fp32 in this spelling alone",
+                _dtype(value),
+            )
     operation = config.get("gradient_allreduce_op", "mean")
     if not isinstance(operation, str) or operation.lower() not in ("mean", "sum"):
-        yield ("gradient_allreduce_op",), f"gradient_allreduce_op is {shown(operation)}, and DeepSpeed takes mean or sum", "write one of them"
+        yield (
+            ("gradient_allreduce_op",),
+            f"gradient_allreduce_op is {shown(operation)}, and DeepSpeed takes mean or sum",
+            "write one of them",
+        )
     autocast = case.block("torch_autocast")
     if "dtype" in autocast and not _is_dtype(autocast["dtype"]):
-        yield ("torch_autocast", "dtype"), f"torch_autocast.dtype is {shown(autocast['dtype'])}, which is no name of a dtype to DeepSpeed", "write bfloat16 or float16"
+        yield (
+            ("torch_autocast", "dtype"),
+            f"torch_autocast.dtype is {shown(autocast['dtype'])}, which is no name of a dtype to DeepSpeed",
+            "write bfloat16 or float16",
+        )
     modules = autocast.get("lower_precision_safe_modules", [])
     if not isinstance(modules, list | str | dict) or not all(isinstance(each, str) for each in modules):
-        yield ("torch_autocast", "lower_precision_safe_modules"), "lower_precision_safe_modules is no list of names of modules, and DeepSpeed refuses it", 'write a list such as ["torch.nn.Linear"]'
+        yield (
+            ("torch_autocast", "lower_precision_safe_modules"),
+            "lower_precision_safe_modules is no list of names of modules, and DeepSpeed refuses it",
+            'write a list such as ["torch.nn.Linear"]',
+        )
     for block in ("optimizer",):
         name = case.block(block).get("type")
         if name is not None and not isinstance(name, str):
             yield (block, "type"), f"{block}.type is {shown(name)}, which is no name", "write a name, for example AdamW"
     params = case.block("optimizer").get("params")
     if case.optimizer is not None and params is not None and not isinstance(params, dict):
-        yield ("optimizer", "params"), f"optimizer.params is {shown(params)}, and DeepSpeed looks for a block there", "write a block, {...}"
+        yield (
+            ("optimizer", "params"),
+            f"optimizer.params is {shown(params)}, and DeepSpeed looks for a block there",
+            "write a block, {...}",
+        )
     size = config.get("vocabulary_size")
     try:
         bool(size and size % 8 != 0)
     except TypeError:
-        yield ("vocabulary_size",), f"vocabulary_size is {shown(size)}, and DeepSpeed divides it by 8", "write a whole number, or leave it out"
+        yield (
+            ("vocabulary_size",),
+            f"vocabulary_size is {shown(size)}, and DeepSpeed divides it by 8",
+            "write a whole number, or leave it out",
+        )
     experts = case.block("expert_parallel")
     if experts.get("load_balance_coeff") is not None:
-        yield ("expert_parallel", "load_balance_coeff"), "load_balance_coeff is not supported, and DeepSpeed refuses it", "delete it"
+        yield (
+            ("expert_parallel", "load_balance_coeff"),
+            "load_balance_coeff is not supported, and DeepSpeed refuses it",
+            "delete it",
+        )
     kept = case.block("data_types").get("keep_in_fp32_modules", "auto")
     if kept != "auto" and not (isinstance(kept, list) and all(isinstance(each, str) for each in kept)):
-        yield ("data_types", "keep_in_fp32_modules"), f'keep_in_fp32_modules is {shown(kept)}, and DeepSpeed takes "auto" or a list of names', "write one of these"
+        yield (
+            ("data_types", "keep_in_fp32_modules"),
+            f'keep_in_fp32_modules is {shown(kept)}, and DeepSpeed takes "auto" or a list of names',
+            "write one of these",
+        )
     if case.block("aio").get("use_gds") and case.accelerator not in (None, "cuda"):
-        yield ("aio", "use_gds"), f"use_gds is on, and DeepSpeed takes it on an NVIDIA GPU alone, not on {case.accelerator!r}", "delete it"
+        yield (
+            ("aio", "use_gds"),
+            f"use_gds is on, and DeepSpeed takes it on an NVIDIA GPU alone, not on {case.accelerator!r}",
+            "delete it",
+        )
     yield from _wall_clock(case)
 
 
@@ -229,7 +273,10 @@ def _is_dtype(value):
 
 
 def _wall_clock(case):
-    switch, profiler = case.config.get("wall_clock_breakdown", False), case.block("flops_profiler").get("enabled", False)
+    switch, profiler = (
+        case.config.get("wall_clock_breakdown", False),
+        case.block("flops_profiler").get("enabled", False),
+    )
     try:
         _ = switch | profiler
     except TypeError:
@@ -249,7 +296,11 @@ def checkpoint_value(case):
         value = block.get(path[-1], names[0])
         nothing = value is None and path[-1] != "tag_validation"
         if not nothing and (not isinstance(value, str) or value.upper() not in names):
-            yield path, f"{'.'.join(path)} is {shown(value)}, and DeepSpeed takes {', '.join(names)}", "write one of them"
+            yield (
+                path,
+                f"{'.'.join(path)} is {shown(value)}, and DeepSpeed takes {', '.join(names)}",
+                "write one of them",
+            )
     stage = case.block("checkpoint.parallel_write").get("pipeline_stage", False)
     if stage not in (True, False):
         path = ("checkpoint", "parallel_write", "pipeline_stage")
@@ -260,7 +311,11 @@ def checkpoint_value(case):
 def autotuning_folder(case):
     for key in ("results_dir", "exps_dir"):
         if not case.block("autotuning").get(key, "named"):
-            yield ("autotuning", key), f"autotuning.{key} is empty, which DeepSpeed refuses", "name a folder, or leave it out"
+            yield (
+                ("autotuning", key),
+                f"autotuning.{key} is empty, which DeepSpeed refuses",
+                "name a folder, or leave it out",
+            )
 
 
 @rule("data-efficiency-value", ERROR, "runtime/data_pipeline/config.py", PARSE)
@@ -268,15 +323,27 @@ def data_efficiency(case):
     outer = ("data_efficiency", "data_sampling")
     learning = case.block("data_efficiency.data_sampling.curriculum_learning")
     if learning.get("enabled", False) and "curriculum_metrics" not in learning:
-        yield (*outer, "curriculum_learning"), "curriculum learning is enabled without curriculum_metrics, which DeepSpeed refuses", "name the metrics"
+        yield (
+            (*outer, "curriculum_learning"),
+            "curriculum learning is enabled without curriculum_metrics, which DeepSpeed refuses",
+            "name the metrics",
+        )
     batching = case.block("data_efficiency.data_sampling.dynamic_batching")
     needed = ("max_tokens",) if batching.get("enabled") else ()
     for key in needed:
         if key not in batching:
-            yield (*outer, "dynamic_batching"), "dynamic batching is enabled without max_tokens, which DeepSpeed refuses", "give max_tokens"
+            yield (
+                (*outer, "dynamic_batching"),
+                "dynamic batching is enabled without max_tokens, which DeepSpeed refuses",
+                "give max_tokens",
+            )
     for key in ("min_batch_size", "max_batch_size", *needed):
         if key in batching and not _is_whole(batching[key]):
-            yield (*outer, "dynamic_batching", key), f"{key} is {shown(batching[key])}, and DeepSpeed makes a whole number of it", "write a whole number"
+            yield (
+                (*outer, "dynamic_batching", key),
+                f"{key} is {shown(batching[key])}, and DeepSpeed makes a whole number of it",
+                "write a whole number",
+            )
 
 
 def _is_whole(value):
@@ -293,4 +360,8 @@ def max_grad_norm_type(case):
     if case.optimizer is not None and "max_grad_norm" in params:
         value = params["max_grad_norm"]
         if not isinstance(value, int | float):
-            yield ("optimizer", "params", "max_grad_norm"), f"max_grad_norm is {shown(value)}, and DeepSpeed compares it with 0", "delete it, and write gradient_clipping"
+            yield (
+                ("optimizer", "params", "max_grad_norm"),
+                f"max_grad_norm is {shown(value)}, and DeepSpeed compares it with 0",
+                "delete it, and write gradient_clipping",
+            )

@@ -27,13 +27,21 @@ def must_match(case):
         block = case.block(".".join(blocks)) if blocks else case.config
         only = name.startswith("zero_optimization") or key == "warmup_min_lr"
         if not only and block.get(key) is not None and tuple(name.split(".")) not in case.filled:
-            yield tuple(name.split(".")), f"the Trainer refuses to start where its {argument} is not {shown(block[key])}", 'write "auto", and set the argument'
+            yield (
+                tuple(name.split(".")),
+                f"the Trainer refuses to start where its {argument} is not {shown(block[key])}",
+                'write "auto", and set the argument',
+            )
 
 
 @rule("trainer-needs-zero", ERROR, "accelerate/utils/dataclasses.py, DeepSpeedPlugin.__post_init__", PARSE)
 def needs_zero(case):
     if case.hugging_face and case.config and "zero_optimization" not in case.config:
-        yield (), "accelerate, which the Trainer uses, refuses a config without zero_optimization", 'add "zero_optimization": {"stage": 0}'
+        yield (
+            (),
+            "accelerate, which the Trainer uses, refuses a config without zero_optimization",
+            'add "zero_optimization": {"stage": 0}',
+        )
 
 
 @rule("trainer-needs-json", ERROR, "accelerate/utils/deepspeed.py, HfDeepSpeedConfig.__init__ (json.load)", PARSE)

@@ -75,10 +75,11 @@ def _is_removed(path):
 
 def _model_at(path):
     """The model of pydantic that reads the block at a path, or None."""
-    root, rest = next(
-        ((root, path[len(root.split(".")) :]) for root in known()["roots"] if path[: len(root.split("."))] == tuple(root.split("."))),
-        ("monitor", path),
-    )  # fmt: skip
+    root, rest = "monitor", path
+    for each in known()["roots"]:
+        steps = tuple(each.split("."))
+        if path[: len(steps)] == steps:
+            root, rest = each, path[len(steps) :]
     model = known()["roots"][root]
     for step in rest:
         fields = known()["models"][model]["fields"]
@@ -174,7 +175,8 @@ def old_zero_switch(case):
     if isinstance(value, bool):
         yield (
             ("zero_optimization",),
-            f"zero_optimization {str(value).lower()} is the oldest spelling, which DeepSpeed reads as stage {int(value)}",
+            f"zero_optimization {str(value).lower()} is the oldest spelling, which DeepSpeed reads as stage "
+            f"{int(value)}",
             f'write {{"stage": {int(value)}}}',
         )
 

@@ -81,7 +81,9 @@ def way_out(key, here, names):
     """Return what to do about a key that a block does not have: the name that was meant, or where it belongs."""
     where = [place for place in places().get(str(key), ()) if place != here]
     if close := nearest(key, [name for name in names if name != key]):
-        return f"did you mean {close!r}?" if not where else f"did you mean {close!r}, or does it belong {put(where[0])}?"
+        return (
+            f"did you mean {close!r}?" if not where else f"did you mean {close!r}, or does it belong {put(where[0])}?"
+        )
     if where and str(key) not in AMBIGUOUS:
         return f"move it {put(where[0])}"
     return "delete it"
@@ -95,4 +97,15 @@ def put(place):
     return f"into {place}" if place else "to the top level"
 
 
-__all__ = ["AMBIGUOUS", "fields_of", "is_comment", "model_of", "names_of", "nearest", "places", "put", "shown", "way_out"]
+__all__ = [
+    "AMBIGUOUS",
+    "fields_of",
+    "is_comment",
+    "model_of",
+    "names_of",
+    "nearest",
+    "places",
+    "put",
+    "shown",
+    "way_out",
+]

@@ -37,14 +37,22 @@ def unknown(case):
 def without_type(case):
     block = case.block("scheduler")
     if block and block.get("type") is None:
-        yield ("scheduler",), "the block scheduler has no type, so DeepSpeed makes no scheduler of it", 'add "type": "WarmupLR"'
+        yield (
+            ("scheduler",),
+            "the block scheduler has no type, so DeepSpeed makes no scheduler of it",
+            'add "type": "WarmupLR"',
+        )
 
 
 @rule("scheduler-without-params", ERROR, SOURCE, INITIALIZE)
 def without_params(case):
     params = case.block("scheduler").get("params")
     if _known(case) and not isinstance(params, dict):
-        yield ("scheduler",), f"the scheduler's params are {'missing' if params is None else shown(params)}, which ends in a TypeError", 'add "params": {}'
+        yield (
+            ("scheduler",),
+            f"the scheduler's params are {'missing' if params is None else shown(params)}, which ends in a TypeError",
+            'add "params": {}',
+        )
 
 
 @rule("scheduler-parameter-missing", ERROR, SOURCE, INITIALIZE)
@@ -52,7 +60,11 @@ def missing(case):
     if (entry := _known(case)) and isinstance(case.block("scheduler").get("params"), dict):
         for key, default in entry["parameters"].items():
             if default == REQUIRED and key not in case.block("scheduler.params"):
-                yield ("scheduler", "params"), f"{_name(case)} needs {key}, and ends in a TypeError without it", f"give {key}"
+                yield (
+                    ("scheduler", "params"),
+                    f"{_name(case)} needs {key}, and ends in a TypeError without it",
+                    f"give {key}",
+                )
 
 
 @rule("scheduler-parameter", ERROR, SOURCE, INITIALIZE)
@@ -61,7 +73,11 @@ def parameter(case):
         for key in case.block("scheduler.params"):
             if key not in entry["parameters"]:
                 close = nearest(key, entry["parameters"])
-                yield ("scheduler", "params", key), f"{_name(case)} takes no parameter {key!r}, which ends in a TypeError", f"did you mean {close!r}?" if close else "delete it"
+                yield (
+                    ("scheduler", "params", key),
+                    f"{_name(case)} takes no parameter {key!r}, which ends in a TypeError",
+                    f"did you mean {close!r}?" if close else "delete it",
+                )
 
 
 @rule("scheduler-steps", ERROR, "runtime/lr_schedules.py", INITIALIZE)
@@ -73,7 +89,11 @@ def steps(case):
         value = case.block("scheduler.params").get(key, 1)
         if key in entry["parameters"] and (not isinstance(value, int) or value <= 0):
             why = '"auto", which the Hugging Face Trainer alone fills in' if value == "auto" else shown(value)
-            yield ("scheduler", "params", key), f"{key} is {why}, and DeepSpeed takes a whole number of at least 1", "write one"
+            yield (
+                ("scheduler", "params", key),
+                f"{key} is {why}, and DeepSpeed takes a whole number of at least 1",
+                "write one",
+            )
 
 
 @rule("scheduler-value-type", ERROR, "runtime/lr_schedules.py", INITIALIZE)
@@ -84,28 +104,53 @@ def values(case):
     for key in ("total_num_steps", "warmup_min_lr", "warmup_max_lr"):
         value = case.block("scheduler.params").get(key, 0)
         if key in entry["parameters"] and isinstance(value, str):
-            why = '"auto", which the Hugging Face Trainer alone fills in' if value == "auto" else f"{shown(value)}, which is no number"
-            yield ("scheduler", "params", key), f"{key} is {why}, and the scheduler ends in a TypeError", "write the number"
+            why = (
+                '"auto", which the Hugging Face Trainer alone fills in'
+                if value == "auto"
+                else f"{shown(value)}, which is no number"
+            )
+            yield (
+                ("scheduler", "params", key),
+                f"{key} is {why}, and the scheduler ends in a TypeError",
+                "write the number",
+            )
 
 
 @rule("torch-scheduler", ERROR, SOURCE, INITIALIZE)
 def torch_scheduler(case):
     entry = _known(case)
-    if entry and entry["torch"] and (case.stage or case.precision != "fp32") and isinstance(case.block("scheduler").get("params"), dict):
-        yield ("scheduler", "type"), f"{_name(case)} is torch's, which refuses the optimizer that DeepSpeed makes for ZeRO and for 16 bits", "use one of DeepSpeed's, or make it yourself and pass it to initialize"
+    if (
+        entry
+        and entry["torch"]
+        and (case.stage or case.precision != "fp32")
+        and isinstance(case.block("scheduler").get("params"), dict)
+    ):
+        yield (
+            ("scheduler", "type"),
+            f"{_name(case)} is torch's, which refuses the optimizer that DeepSpeed makes for ZeRO and for 16 bits",
+            "use one of DeepSpeed's, or make it yourself and pass it to initialize",
+        )
 
 
 @rule("scheduler-without-optimizer", NOTE, "runtime/engine.py, DeepSpeedEngine.__init__ (has_optimizer)")
 def without_optimizer(case):
     if _name(case) is not None and case.optimizer is None and not case.hugging_face:
-        yield ("scheduler",), "the config names no optimizer, and without one passed to initialize DeepSpeed makes no scheduler", "name an optimizer, or pass one"
+        yield (
+            ("scheduler",),
+            "the config names no optimizer, and without one passed to initialize DeepSpeed makes no scheduler",
+            "name an optimizer, or pass one",
+        )
 
 
 @rule("warmup-type", SILENT, "runtime/lr_schedules.py, WarmupLR.__init__")
 def warmup_type(case):
     entry, value = _known(case), case.block("scheduler.params").get("warmup_type", "log")
     if entry and "warmup_type" in entry["parameters"] and value not in ("log", "linear"):
-        yield ("scheduler", "params", "warmup_type"), f"warmup_type is {shown(value)}, and DeepSpeed goes on with log", "write log or linear"
+        yield (
+            ("scheduler", "params", "warmup_type"),
+            f"warmup_type is {shown(value)}, and DeepSpeed goes on with log",
+            "write log or linear",
+        )
 
 
 @rule("warmup-maximum", SILENT, "runtime/lr_schedules.py, WarmupDecayLR.__init__ (warmup_max_lr = 0.001)")
@@ -114,19 +159,40 @@ def warmup_maximum(case):
     if _known(case) and _name(case) == "WarmupDecayLR" and "warmup_max_lr" not in params:
         default = known()["schedulers"]["WarmupDecayLR"]["parameters"]["warmup_max_lr"]
         if isinstance(lr, int | float) and lr != default:
-            yield ("scheduler", "params"), f"warmup_max_lr is not named, so that the learning rate rises to {default:g}, whatever the optimizer's lr of {lr:g}", f'add "warmup_max_lr": {lr:g}'
+            yield (
+                ("scheduler", "params"),
+                f"warmup_max_lr is not named, so that the learning rate rises to {default:g}, whatever the "
+                f"optimizer's lr of {lr:g}",
+                f'add "warmup_max_lr": {lr:g}',
+            )
 
 
 @rule("warmup-longer-than-run", SILENT, "runtime/lr_schedules.py, WarmupDecayLR.__init__")
 def warmup_longer(case):
     params = case.block("scheduler.params")
     warmup, total = params.get("warmup_num_steps", 1000), params.get("total_num_steps")
-    if _known(case) and "total_num_steps" in _known(case)["parameters"] and isinstance(warmup, int) and isinstance(total, int) and total < warmup:
-        yield ("scheduler", "params"), f"total_num_steps {total} is below warmup_num_steps {warmup}{'' if 'warmup_num_steps' in params else ' (the default)'}, and the run ends before its largest learning rate", "warm up for fewer steps"
+    if (
+        _known(case)
+        and "total_num_steps" in _known(case)["parameters"]
+        and isinstance(warmup, int)
+        and isinstance(total, int)
+        and total < warmup
+    ):
+        yield (
+            ("scheduler", "params"),
+            f"total_num_steps {total} is below warmup_num_steps "
+            f"{warmup}{'' if 'warmup_num_steps' in params else ' (the default)'}, and the run ends before its "
+            "largest learning rate",
+            "warm up for fewer steps",
+        )
 
 
 @rule("logarithmic-warmup", NOTE, "runtime/lr_schedules.py, WARMUP_LOG_RATE")
 def logarithmic(case):
     entry, params = _known(case), case.block("scheduler.params")
     if entry and "warmup_type" in entry["parameters"] and "warmup_type" not in params:
-        yield ("scheduler",), "the learning rate rises as a logarithm: half of it is there after the square root of the warmup's steps", 'write "warmup_type": "linear" for a straight line'
+        yield (
+            ("scheduler",),
+            "the learning rate rises as a logarithm: half of it is there after the square root of the warmup's steps",
+            'write "warmup_type": "linear" for a straight line',
+        )
