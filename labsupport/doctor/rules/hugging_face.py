@@ -36,7 +36,7 @@ def must_match(case):
 
 @rule("trainer-needs-zero", ERROR, "accelerate/utils/dataclasses.py, DeepSpeedPlugin.__post_init__", PARSE)
 def needs_zero(case):
-    if case.hugging_face and case.config and "zero_optimization" not in case.config:
+    if case.hugging_face and "zero_optimization" not in case.given:
         yield (
             (),
             "accelerate, which the Trainer uses, refuses a config without zero_optimization",
