@@ -9,7 +9,6 @@ installed DeepSpeed.
 
 from typing import NamedTuple
 
-from labsupport.arguments import require_positive_integer
 from labsupport.config import validate_config
 from labsupport.doctor.case import BATCH_KEYS, Case
 from labsupport.doctor.rules.precision import dtype_of
@@ -81,8 +80,7 @@ def read_settings(config, world_size=None):
     if world_size is None:
         batch, micro, steps = (config.get(key) for key in BATCH_KEYS)
         world_size = int(batch // (micro * steps)) if batch and micro and steps else 1
-    require_positive_integer("world_size", world_size)
-    validate_config(config, world_size, silent=False)
+        validate_config(config, world_size, silent=False)
     case = Case(config, world_size)
     zero, low = case.zero, case.bf16.bf16_master_weights_and_grads or case.fp16.fp16_master_weights_and_grads
     blocks = zip(case.offload_in_force, (zero.offload_optimizer, zero.offload_param), strict=True)

@@ -92,7 +92,7 @@ class Case:
     def _read(self):
         """({root: Block or None}, [(path, pydantic's error or OldAndNew)])."""
         blocks, errors = {}, []
-        for root, (path, value) in self._roots.items():
+        for root, (path, value) in self.roots.items():
             try:
                 blocks[root] = read(root, value)
             except ValidationError as error:
@@ -104,7 +104,7 @@ class Case:
         return blocks, errors
 
     @functools.cached_property
-    def _roots(self):
+    def roots(self):
         """{root: (path, dict)} of the blocks that pydantic reads, as far as they are dicts."""
         found = {"monitor": ((), {key: self.config.get(key, {}) for key in MONITORS})}
         for root in known()["roots"]:
@@ -129,11 +129,15 @@ class Case:
 
     def parsed(self, root):
         """Return the Block of a root such as "fp16": DeepSpeed's reading, or its defaults where there is none."""
-        return self._read[0].get(root) or defaults(root)
+        return self.taken(root) or defaults(root)
+
+    def taken(self, root):
+        """Return the same, or None where there is no such block or DeepSpeed refuses it."""
+        return self._read[0].get(root)
 
     def written(self, root):
         """Return the dict that the file has for a root of pydantic, empty where there is none."""
-        return self._roots[root][1] if root in self._roots else {}
+        return self.roots[root][1] if root in self.roots else {}
 
     zero = property(lambda self: self.parsed("zero_optimization"))
     fp16 = property(lambda self: self.parsed("fp16"))

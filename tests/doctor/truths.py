@@ -135,7 +135,7 @@ TRUTHS = {
         refused(A | {"data_efficiency": {"data_sampling": {"curriculum_learning": {"enabled": True}}}}, "metrics"),
         refused(A | {"data_efficiency": {"data_sampling": {"dynamic_batching": {"enabled": True}}}}, "max_tokens"),
         refused(A | {"data_efficiency": {"data_sampling": {"dynamic_batching": {"min_batch_size": "x"}}}})],
-    "number-is-none": [refused(optimizer(max_grad_norm=None))],
+    "max-grad-norm-type": [refused(optimizer(max_grad_norm=None))],
     # the batch
     "auto-at-top-level": [refused({"train_batch_size": "auto", "optimizer": ADAM}, "str")],
     "batch-size-type": [refused({"train_batch_size": "8"}), refused({"train_micro_batch_size_per_gpu": [1]})],

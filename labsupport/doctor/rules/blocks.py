@@ -131,8 +131,8 @@ def loss_scale(case):
 
 @rule("read-as", NOTE, "runtime/config_utils.py, DeepSpeedConfigModel (pydantic converts)")
 def read_as(case):
-    for root, (path, written) in case._roots.items():
-        block = case._read[0].get(root)
+    for root, (path, written) in case.roots.items():
+        block = case.taken(root)
         if block is not None:
             yield from _converted(path, written, block)
 
@@ -161,8 +161,8 @@ def _json(value):
 
 @rule("auto-in-block", SILENT, "runtime/config_utils.py, DeepSpeedConfigModel.__init__")
 def auto_in_block(case):
-    for root, (path, written) in case._roots.items():
-        block = case._read[0].get(root)
+    for root, (path, written) in case.roots.items():
+        block = case.taken(root)
         if block is not None:
             yield from _dropped(case, path, written, block)
 
@@ -354,7 +354,7 @@ def _is_whole(value):
     return True
 
 
-@rule("number-is-none", ERROR, "runtime/config.py, DeepSpeedConfig._do_warning_check", PARSE)
+@rule("max-grad-norm-type", ERROR, "runtime/config.py, DeepSpeedConfig._do_warning_check", PARSE)
 def max_grad_norm_type(case):
     params = case.optimizer_params
     if case.optimizer is not None and "max_grad_norm" in params:

@@ -24,7 +24,7 @@ def not_enabled(case):
         written = case.written(name)
         if written and "enabled" not in written:
             yield (
-                case._roots[name][0],
+                case.roots[name][0],
                 f"the block {name} has no 'enabled', so DeepSpeed leaves {name} off",
                 'add "enabled": true',
             )
