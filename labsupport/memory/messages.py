@@ -10,7 +10,7 @@ arXiv 1910.02054, section 7. What is described of DeepSpeed stands in 0.19.8's f
 
 from collections import Counter
 
-from labsupport.config_checks import require_positive_integer, require_stage
+from labsupport.arguments import require_positive_integer, require_stage
 from labsupport.errors import ConfigError
 
 # Bytes that one of n ranks sends for each byte of the message.

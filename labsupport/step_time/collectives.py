@@ -10,7 +10,7 @@ Rabenseifner and Gropp 2005 (the ring); Rajbhandari et al. 2020, arXiv 1910.0205
 import math
 from typing import NamedTuple
 
-from labsupport.config_checks import require_stage
+from labsupport.arguments import require_stage
 from labsupport.errors import ConfigError, LabError
 
 ELEMENT_BYTES = 2  # a 16-bit parameter or gradient

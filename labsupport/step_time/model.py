@@ -10,7 +10,7 @@ the shapes); NCCL, src/graph/tuning.cc (a ring over two kinds of link); Rajbhand
 
 from typing import NamedTuple
 
-from labsupport.config_checks import require_number
+from labsupport.arguments import require_number
 from labsupport.errors import ConfigError
 from labsupport.machine.cards import card, link
 from labsupport.memory.paper import model_state_bytes
