@@ -8,8 +8,9 @@ An entry is a table of its section's file, named after its anchor without `troub
     [no-batch-size]
     title = "Either train_batch_size or train_micro_batch_size_per_gpu"
     text = "..."          what DeepSpeed says, word for word; left out where it says nothing
-    pattern = '...'       a regular expression for one line of a log, of the kind that Python and JavaScript both read
-    kind = "error"        or "warning", on which the run goes on, or "follower", which tells of another rank's error
+    patterns = ['...']    regular expressions for one line of a log: each begins with a letter, a digit or a quotation
+                          mark as it stands there, and is of the kind that Python and JavaScript both read
+    kind = "error"        or "warning", on which the run goes on, or "follower", which may only tell of another error
     cause = "..."         Markdown, one sentence a line, as seen from the folder book/
     fix = "..."
     reproduced = "..."    the test that makes the mistake, or
@@ -40,7 +41,7 @@ class Symptom:
     cause: str
     fix: str
     text: str = ""
-    pattern: str = ""
+    patterns: tuple = ()
     kind: str = "error"
     lead: str = ""
     reproduced: str = ""
@@ -51,6 +52,10 @@ class Symptom:
     def anchor(self):
         """The entry's anchor on the page."""
         return f"trouble-{self.name}"
+
+    def finds(self, line):
+        """Whether one of the patterns finds itself in a line of a log, or in several."""
+        return any(re.search(pattern, line) for pattern in self.patterns)
 
 
 @dataclass(frozen=True)
@@ -80,9 +85,9 @@ def _section(name):
     return Section(name, title, introduction, tuple(_symptom(entry, title, **fields) for entry, fields in read.items()))
 
 
-def _symptom(name, section, source=(), **fields):
+def _symptom(name, section, patterns=(), source=(), **fields):
     trimmed = {field: value.rstrip("\n") for field, value in fields.items()}
-    return Symptom(name, section, source=tuple(source), **trimmed)
+    return Symptom(name, section, patterns=tuple(patterns), source=tuple(source), **trimmed)
 
 
 def plain(markdown):
