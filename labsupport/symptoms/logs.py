@@ -182,8 +182,8 @@ def _any_of(patterns):
 
 
 def _any_number(pattern):
-    """A pattern that takes any number where this one names one; those in [brackets] are taken as they are."""
-    return re.sub(r"\[[^\]]*\]|\d", lambda part: part[0] if part[0].startswith("[") else "[0-9]", pattern)
+    """A pattern that takes any digit where this one names one; what stands in brackets stays."""
+    return re.sub(r"\[[^\]]*\]|\{[^}]*\}|\d", lambda part: "[0-9]" if part[0].isdigit() else part[0], pattern)
 
 
 def _quoted(line, pattern):

@@ -3,6 +3,8 @@
 PYTHONPATH=book/_extensions python -c "from course.blocks.troubleshooting import *; print(troubleshooting_entries())"
 """
 
+import json
+
 from course.blocks.block import block
 from labsupport.symptoms.entries import sections, symptoms
 
@@ -48,7 +50,18 @@ def _linked(place):
 
 
 @block
-def troubleshooting_count():
-    """How many entries there are, and how many of them a test makes."""
-    reproduced = sum(bool(symptom.reproduced) for symptom in symptoms())
-    return f"There are {len(symptoms())} entries; {reproduced} of them are made by a test."
+def error_finder():
+    """The place of the box that finds the entries in a pasted text, with their patterns: error_finder.js reads them."""
+    entries = [
+        {"anchor": each.anchor, "title": each.title, "kind": each.kind, "patterns": each.patterns}
+        for each in symptoms()
+        if each.patterns
+    ]
+    data = json.dumps(entries, separators=(",", ":")).replace("</", "<\\/")
+    still = "<p>Where scripts run, a box stands here that finds the entries in a pasted text.</p>"
+    return f'<div class="error-finder">{still}<script type="application/json">{data}</script></div>\n\n{_counted()}'
+
+
+def _counted():
+    made = sum(bool(symptom.reproduced) for symptom in symptoms())
+    return f"There are {len(symptoms())} entries, and tests make {made} of the mistakes."

@@ -24,6 +24,7 @@ USED_BY = {
     "widgets.js": "lab-widget",
     "stage_selector.css": 'data-widget="stage_selector"',
     "step_through.css": 'data-widget="step_through"',
+    "error_finder": 'class="error-finder"',
     "mystnb": "cell",
 }
 # Sphinx's search runs on search.html; elsewhere only a search while one types would need it, which this book has not.
