@@ -1,4 +1,4 @@
-"""The box of the troubleshooting page: a pasted error finds its entry, from files alone, as the command in Python does."""
+"""The box of the troubleshooting page: from files alone, a pasted error finds its entry, as the command does."""
 
 import re
 import shutil

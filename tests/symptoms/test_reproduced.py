@@ -133,21 +133,25 @@ def happened(tmp_path_factory):
     return json.loads(file.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", [name for name, each in SYMPTOMS.items() if each.reproduced == "test_engine_error"])
 def test_engine_error(entry, happened):
     check(entry, "\n".join(told for name, told in happened.items() if name.partition(", ")[0] == entry))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", SILENT)
 def test_what_happens_without_an_error(entry, happened):
     assert happened[entry].splitlines()[0] == SILENT[entry]
     assert SYMPTOMS[entry].reproduced == "test_what_happens_without_an_error"
 
 
+@pytest.mark.slow
 def test_no_latest_warns(happened):
     check("no-latest", happened["no-latest"])
 
 
+@pytest.mark.slow
 def test_checkpoints_of_another_stage(happened):
     check("other-stage", "\n".join([
         happened["other-stage"], "AssertionError", "    state_dict = state_dict.copy()", happened["other-stage, to 0"],
@@ -155,6 +159,7 @@ def test_checkpoints_of_another_stage(happened):
     assert happened["other-stage, 1 to 2"].splitlines()[0] == "True", "the entry says that it loads"
 
 
+@pytest.mark.slow
 def test_frozen_parameters_fail_later(happened):
     assert happened["nvme-path, optimizer"].splitlines()[0] in SYMPTOMS["nvme-path"].cause
     assert happened["already-reduced, stage 3"].splitlines()[0] == (
@@ -162,14 +167,17 @@ def test_frozen_parameters_fail_later(happened):
     )
 
 
+@pytest.mark.slow
 def test_trace_cache(happened):
     check("trace-cache", happened["trace-cache"])
 
 
+@pytest.mark.slow
 def test_tag_differs(happened):
     check("tag-differs", happened["tag-differs"])
 
 
+@pytest.mark.slow
 def test_fp16_on_a_cpu(happened):
     """Some CPUs do run fp16; DeepSpeed's text is needed only where this one does not."""
     if happened["fp16-cpu"].strip():
@@ -516,6 +524,7 @@ def ranks_said(tmp_path_factory):
     return printed_by("rank_mistakes", tmp_path_factory.mktemp("ranks"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", [name for name, each in SYMPTOMS.items() if each.reproduced == "test_two_ranks"])
 def test_two_ranks(entry, ranks_said):
     check(entry, ranks_said)
