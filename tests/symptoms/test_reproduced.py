@@ -527,7 +527,11 @@ def ranks_said(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", [name for name, each in SYMPTOMS.items() if each.reproduced == "test_two_ranks"])
 def test_two_ranks(entry, ranks_said):
-    check(entry, ranks_said)
+    if entry == "peer-lost":  # which of the two it says is a matter of milliseconds
+        quoted, heard = comparable(SYMPTOMS[entry].text), "\n".join(comparable(ranks_said))
+        assert any(line.rstrip(".") in heard for line in quoted) and SYMPTOMS[entry].finds(ranks_said)
+    else:
+        check(entry, ranks_said)
 
 
 def test_stuck_ranks_sentences():

@@ -27,8 +27,8 @@ USED_BY = {
     "error_finder": 'class="error-finder"',
     "mystnb": "cell",
 }
-# Sphinx's search: search.js loads it where it cannot load Pagefind's. Elsewhere only a search while one types would need
-# it, which this book has not.
+# Sphinx's search: on search.html search.js loads it where Pagefind's cannot be loaded; elsewhere only a search while
+# one types would need it, which this book has not.
 SEARCH_SCRIPTS = ("_static/searchtools.js", "_static/language_data.js", "searchindex.js")
 EMPTY_TOP_BAR = '<header id="pst-header" class="bd-header d-none"></header>'  # the theme's scripts ask its height
 AUTO_THEME = 'dataset.theme = localStorage.getItem("theme") || "auto";'
