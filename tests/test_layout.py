@@ -11,7 +11,7 @@ PACKAGE = ROOT / "labsupport"
 # From the bottom to the top: a module imports from its own line or from those before it, never from a later one.
 FLOORS = [
     "wording errors arguments machine corpus plots",
-    "doctor models launch records command_line",
+    "doctor symptoms models launch records command_line",
     "config compare",
     "settings runs",
     "engine memory",

@@ -2,6 +2,7 @@
 
 python -m labsupport.doctor ds_config.json
 python -m labsupport.doctor --world-size 8 --gpu h100 --explain configs/
+python -m labsupport.doctor --log train.log        known problems in what a run wrote, the first cause first
 """
 
 import json
@@ -21,6 +22,7 @@ from labsupport.doctor.mend import mended, write_beside
 from labsupport.doctor.reading import read_document
 from labsupport.errors import ConfigError, LabError
 from labsupport.machine.cards import card
+from labsupport.symptoms.logs import report
 
 SUFFIXES = (".json", ".hjson", ".yaml", ".yml")
 PASSED_BY = ("node_modules", "__pycache__")
@@ -29,7 +31,8 @@ PASSED_BY = ("node_modules", "__pycache__")
 def main(arguments=None):
     """Look at the files that the command line names and return the exit status.
 
-    0 where nothing is worse than a note, 1 for an error, silent or cost finding, 2 for what cannot be read.
+    0 where nothing is worse than a note, 1 for an error, silent or cost finding, 2 for what cannot be read. Of a log:
+    1 where the run ended by an error.
     """
     return exit_status(run, arguments)
 
@@ -37,6 +40,8 @@ def main(arguments=None):
 def run(arguments=None):
     """Do what the command line asks for and return the exit status."""
     options = parse(arguments)
+    if options.log:
+        return report(options.log, options.json)
     known()  # learnt before anything is printed
     results, unreadable = [], []
     for path in [file for named in options.files for file in files_of(named)]:
@@ -62,7 +67,7 @@ def parse(arguments=None):
         description="Say what DeepSpeed will make of a ds_config: what it refuses, ignores, changes or pays for.",
     )
     add = parser.add_argument
-    add("files", nargs="+", metavar="FILE", help="a ds_config, an accelerate config in YAML, a folder, or - for stdin")
+    add("files", nargs="*", metavar="FILE", help="a ds_config, an accelerate config in YAML, a folder, or - for stdin")
     add("--world-size", type=int, metavar="N", help="ranks that it is to run on")
     add("--gpu", metavar="NAME", help="the card, for example h100")
     add("--accelerator", choices=("cpu", "cuda"), help="what it is to run on (cuda with --gpu)")
@@ -70,8 +75,11 @@ def parse(arguments=None):
     add("--hf", action="store_true", help='the Hugging Face Trainer hands it over, and fills in "auto"')
     add("--explain", action="store_true", help="print what is in force for every key, and where it comes from")
     add("--fix", action="store_true", help="write what can be mended into NAME.fixed.json beside the file")
+    add("--log", metavar="FILE", help="say what is known of the errors in the log of a run, in place of FILE...")
     add("--json", action="store_true", help="print the findings as JSON")
     options = parser.parse_args(arguments)
+    if bool(options.files) == bool(options.log):
+        raise LabError("Name the configs to look at, or one log with --log.")
     for name, value in (("--world-size", options.world_size), ("--parameters", options.parameters)):
         if value is not None and not 1 <= value < 1e18:
             raise LabError(f"{name} is {value}: give a number of at least 1.")
