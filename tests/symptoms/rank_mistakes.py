@@ -24,6 +24,8 @@ def sizes(rank):
 
 def late(rank):
     """One that does not come."""
+    dist.barrier()  # whoever starts late has come
+    dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=1))
     time.sleep(2) if rank else dist.all_reduce(torch.ones(1))
 
 
@@ -32,15 +34,14 @@ def lost(rank):
     os._exit(1) if rank else dist.all_reduce(torch.ones(1))
 
 
-MISTAKES = {"mismatch": (mismatch, "DETAIL", 10), "sizes": (sizes, "OFF", 10), "late": (late, "OFF", 1),
-            "lost": (lost, "OFF", 10)}  # fmt: skip
+MISTAKES = {"mismatch": (mismatch, "DETAIL"), "sizes": (sizes, "OFF"), "late": (late, "OFF"), "lost": (lost, "OFF")}
 
 
 def rank(number, name, folder):
     """Be one of the two."""
-    mistake, os.environ["TORCH_DISTRIBUTED_DEBUG"], seconds = MISTAKES[name]
+    mistake, os.environ["TORCH_DISTRIBUTED_DEBUG"] = MISTAKES[name]
     dist.set_debug_level_from_env()
-    patience = datetime.timedelta(seconds=seconds)
+    patience = datetime.timedelta(seconds=60)
     dist.init_process_group("gloo", init_method=f"file://{folder}/{name}", rank=number, world_size=2, timeout=patience)
     try:
         mistake(number)
