@@ -22,10 +22,11 @@ def exit_status(run, arguments=None, stopped="Stopped by Ctrl-C."):
     try:
         return run(arguments)
     except LabError as error:
-        if os.environ.get("RANK", "0") != "0":
-            # What goes wrong on all ranks, rank 0 tells for all: the launcher stops the others within a second.
+        if int(os.environ.get("RANK", "0")) != error.told_by:
+            # What goes wrong on all ranks, one tells for all: the launcher stops the others within a second.
             time.sleep(3)
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        line = "\n" if error.told_by else ""  # the bar of a rank 0 that is gone leaves its line open
+        print(f"{line}error: {error}", file=sys.stderr, flush=True)
         return error.status
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr, flush=True)

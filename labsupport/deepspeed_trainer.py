@@ -38,6 +38,7 @@ from labsupport.doctor.case import Case
 from labsupport.engine import end_rank, import_ahead, initialize_deepspeed, start_distributed
 from labsupport.errors import ConfigError, LabError, TrainingError
 from labsupport.launch.hostfile import hand_over_to_launcher
+from labsupport.launch.lost_ranks import naming_lost_ranks
 from labsupport.launch.processes import end_with_the_launcher
 from labsupport.launch.stacks import Watch
 from labsupport.machine.hardware import describe_machine
@@ -82,7 +83,11 @@ def run(arguments=None):
         return hand_over_to_launcher(options.hostfile, arguments)
     if options.compare:
         return compare_stages(options)
-    result = train(options)
+    end_with_the_launcher()
+    import_ahead()
+    start_distributed()
+    with naming_lost_ranks():
+        result = train(options)
     if result is not None:
         print(banner(result), flush=True)
         if options.json:
@@ -159,9 +164,6 @@ def _require_folders(options):
 
 def train(options):
     """Train on this rank as `options` ask and return the result on rank 0, None on the others."""
-    end_with_the_launcher()
-    import_ahead()
-    start_distributed()
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     say = functools.partial(print, flush=True) if rank == 0 else (lambda *_: None)
     events = Events(options.events if rank == 0 else None)

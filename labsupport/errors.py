@@ -7,6 +7,7 @@ class LabError(Exception):
     """A mistake that the reader can mend; the message is one sentence and is all that is shown."""
 
     status = 2  # of a program that it ends
+    told_by = 0  # the rank that tells it, where it is the same on all
 
     def _render_traceback_(self):
         """Tell IPython to show the sentence alone: the way through our code teaches nobody anything."""

@@ -4,6 +4,7 @@ Every file is verified before any is unpickled: loading a checkpoint runs code t
 somebody you trust saved. The ranks share the reading, and all of them hear what any of them found.
 """
 
+import itertools
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,7 +56,8 @@ def load(engine, path, tag=None, fall_back=False):
         )
     cut_here = Cut.of_engine(engine)
     cut_saved = cut_here if universal else _cut_of(path / tag, manifest, cut_here)
-    if cut_saved == cut_here and not engine.zero_nvme_offload_optimizer():
+    same_order = manifest is None or manifest.trained == reassemble.trained_names(engine)  # DeepSpeed counts, unnamed
+    if cut_saved == cut_here and same_order and not engine.zero_nvme_offload_optimizer():
         state = kept_on_every_rank(lambda: _read(engine, path, tag), f"The checkpoint {path}/{tag} does not load")
     else:
         if rank == 0 and cut_saved != cut_here:
@@ -182,6 +184,30 @@ def require_fitting(engine, folder, manifest):
             f"{folder} was trained with the optimizer {manifest.optimizer} and this run has {optimizer}: name "
             f"{manifest.optimizer} in the config, or take the weights alone with load_weights."
         )
+    _require_same_groups(engine, folder, manifest)
+
+
+def _require_same_groups(engine, folder, manifest):
+    """Raise CheckpointError where what was trained, and in which group of the optimizer, is not what is here."""
+    way_out = "give the optimizer what was saved, or take the weights alone with load_weights."
+    frozen = {name for name, parameter in engine.module.named_parameters() if not parameter.requires_grad}
+    here = [set(group) - frozen for group in reassemble.trained_groups(engine)]
+    if new := sorted(set().union(*here) - set(manifest.trained)):
+        raise CheckpointError(f"The parameter {new[0]} was frozen in {folder} and is trained in this run: {way_out}")
+    if manifest.stage and (gone := sorted(frozen & set(manifest.trained))):  # stage 0 may have frozen ones among them
+        raise CheckpointError(f"The parameter {gone[0]} was trained in {folder} and is frozen in this run: {way_out}")
+    names = iter(manifest.trained)
+    saved = [set(itertools.islice(names, size)) - frozen for size in manifest.group_sizes] or here
+    if len(saved) != len(here):
+        raise CheckpointError(
+            f"{folder} has {len(saved)} parameter groups of the optimizer and this run has {len(here)}: {way_out}"
+        )
+    for number, (before, now) in enumerate(zip(saved, here, strict=True)):
+        if moved := sorted(before ^ now):
+            raise CheckpointError(
+                f"The parameter {moved[0]} is in another parameter group in {folder} than in this run, where group "
+                f"{number} {'has' if moved[0] in now else 'lacks'} it: {way_out}"
+            )
 
 
 def _read(engine, path, tag):

@@ -39,7 +39,7 @@ class Manifest:
 
     files: {name within the tag: {"bytes", "checksum", "rank"}}, with what `checksum` returns.
     parameters: {name: shape}, in the model's order.
-    trained: the names that the optimizer trains, in its order.
+    trained: the names that the optimizer trains, in its order. group_sizes: how many of them each of its groups has.
     options: how the run was started, as its program puts it.
     """
 
@@ -54,6 +54,7 @@ class Manifest:
     trained: list
     files: dict
     options: dict
+    group_sizes: list = field(default_factory=list)
     versions: dict = field(default_factory=versions)
     date: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
     format: int = FORMAT

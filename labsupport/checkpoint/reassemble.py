@@ -14,12 +14,22 @@ from labsupport.checkpoint.whole import WholeStates
 REACHED = ("lr", "initial_lr", "betas", "eps", "weight_decay", "momentum")
 
 
+def trained_groups(engine):
+    """Return the names of the parameters that the engine trains, a list for each parameter group of its optimizer."""
+    names, optimizer = _names(engine), engine.optimizer
+    stage = engine.zero_optimization_stage()
+    if stage == 3:  # which has cut the groups into smaller ones
+        groups = [[] for _ in optimizer.optimizer.param_groups]
+        for number, part in enumerate(optimizer.fp16_groups):
+            groups[optimizer.sub_group_to_group_id[number]] += part
+    else:
+        groups = optimizer.bit16_groups if stage else _groups_at_stage_0(engine)
+    return [[names[id(parameter)] for parameter in group] for group in groups]
+
+
 def trained_names(engine):
-    """Return the names of the parameters that the engine trains, at stage 0 in the order of its optimizer."""
-    names = _names(engine)
-    if engine.zero_optimization_stage():
-        return [names[id(parameter)] for parameter in engine.module.parameters() if parameter.requires_grad]
-    return [names[id(parameter)] for parameter in _trained_at_stage_0(engine)]
+    """Return the names of the parameters that the engine trains, in the order of its optimizer."""
+    return _flat(trained_groups(engine))
 
 
 @torch.no_grad()
@@ -28,7 +38,7 @@ def put_weights(engine, states, of_optimizer=lambda name: {}):
     put = (_put_whole, _put_into_row, _put_into_row, _put_into_parts)[engine.zero_optimization_stage()]
     with states_in_reach(engine):
         put(engine, states, of_optimizer)
-    _put_others(engine.module, states.others)
+    _put_frozen(engine.module, states)
 
 
 def reassemble(engine, folder, trained):
@@ -47,20 +57,43 @@ def reassemble(engine, folder, trained):
         setattr(engine, counter, saved[counter])
     if engine.fp16_enabled():
         scaler = optimizer.loss_scaler if engine.zero_optimization_stage() else optimizer.loss_scale_config
-        scaler.cur_scale = states.loss_scale
+        for key, value in states.loss_scaler.items():
+            if hasattr(scaler, key):
+                setattr(scaler, key, value)
     return saved
 
 
 def _put_whole(engine, states, of_optimizer):
+    if hasattr(engine.optimizer, "fp32_groups_flat"):
+        _put_into_whole_rows(engine, states, of_optimizer)
+        return
     names, base = _names(engine), _base_optimizer(engine)
     masters = getattr(engine.optimizer, "fp32_groups", None)
     masters = _flat(masters) if masters else _trained_at_stage_0(engine)
     for parameter, master in zip(_trained_at_stage_0(engine), masters, strict=True):
+        if not parameter.requires_grad:
+            continue
         name = names[id(parameter)]
         master.data.copy_(states.master(name))
         parameter.data.copy_(master)
         for key, value in of_optimizer(name).items():
             base.state[master][key] = value.clone() if _is_row(value) else _number(base, value)
+
+
+def _put_into_whole_rows(engine, states, of_optimizer):
+    names, optimizer = _names(engine), engine.optimizer
+    for parameters, row in zip(optimizer.fp16_groups, optimizer.fp32_groups_flat, strict=True):
+        start = 0
+        for parameter in parameters:
+            name, end = names[id(parameter)], start + parameter.numel()
+            master = states.master(name)
+            parameter.data.copy_(master)
+            row.data[start:end].copy_(master.flatten())
+            for key, value in of_optimizer(name).items():
+                state = _row_of_states(engine, row, key, value)
+                if state is not None:
+                    state[start:end].copy_(value.flatten())
+            start = end
 
 
 def _put_into_row(engine, states, of_optimizer):
@@ -117,17 +150,19 @@ def _copy_part(part, whole, rank):
     part[: own.numel()].copy_(own)
 
 
-def _put_others(module, others):
+def _put_frozen(module, states):
     """Put frozen parameters and buffers into the module, also where stage 3 has partitioned them."""
     import deepspeed
 
-    places = dict(module.named_parameters()) | dict(module.named_buffers())
-    for name, tensor in others.items():
-        if name not in places:
+    places = dict(module.named_buffers()) | {n: p for n, p in module.named_parameters() if not p.requires_grad}
+    for name, place in places.items():
+        # At stage 0 an optimizer may have got frozen ones too.
+        tensor = states.master(name) if name in states.trained else states.others.get(name)
+        if tensor is None:
             continue
-        with deepspeed.zero.GatheredParameters([places[name]], modifier_rank=0):
-            if places[name].shape == tensor.shape:
-                places[name].data.copy_(tensor)
+        with deepspeed.zero.GatheredParameters([place], modifier_rank=0):
+            if place.shape == tensor.shape:
+                place.data.copy_(tensor)
 
 
 def _base_optimizer(engine):
@@ -139,8 +174,12 @@ def _names(engine):
 
 
 def _trained_at_stage_0(engine):
+    return _flat(_groups_at_stage_0(engine))
+
+
+def _groups_at_stage_0(engine):
     optimizer = engine.optimizer
-    return _flat(getattr(optimizer, "fp16_groups", None) or [group["params"] for group in optimizer.param_groups])
+    return getattr(optimizer, "fp16_groups", None) or [group["params"] for group in optimizer.param_groups]
 
 
 def _flat(groups):

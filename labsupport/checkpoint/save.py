@@ -20,7 +20,7 @@ from labsupport.checkpoint import random_states
 from labsupport.checkpoint.collective import on_every_rank, on_first_rank, replaced
 from labsupport.checkpoint.drive import states_in_reach
 from labsupport.checkpoint.manifest import ADAPTER_CONFIG, MODEL_CONFIG, Manifest, described
-from labsupport.checkpoint.reassemble import trained_names
+from labsupport.checkpoint.reassemble import trained_groups
 from labsupport.checkpoint.tags import (
     DELETED,
     INCOMPLETE,
@@ -98,16 +98,29 @@ def _require_possible(path, tag, client_state):
             return
 
 
+def take_folder(path):
+    """Take a folder, where there is one, for the saves of this run alone, and tidy up after one that was killed there.
+
+    Collective. Raises CheckpointError on every rank where another run saves into it.
+    """
+    path = Path(path)
+    on_first_rank(lambda: path.is_dir() and _take_and_tidy(path), f"Nothing can be saved into {path}")
+
+
 def _make_room(path, tag):
-    """Make the folder, take it for this run, finish what an interrupted save left to do, and begin anew."""
     path.mkdir(parents=True, exist_ok=True)
+    _take_and_tidy(path)
+    (path / f"{tag}{INCOMPLETE}").mkdir()
+
+
+def _take_and_tidy(path):
+    """Finish what an interrupted save left to do, and remove what it left half written or half removed."""
     _take(path)
     finish_interrupted(path)
     for leftover in path.glob(f"*{DELETED}"):
         remove(leftover)
     for leftover in path.glob(f"*{INCOMPLETE}"):
         shutil.rmtree(leftover)
-    (path / f"{tag}{INCOMPLETE}").mkdir()
 
 
 def _take(path):
@@ -214,6 +227,7 @@ def _publish(path, tag, folder, manifest):
 def _manifest(engine, tag, files, options):
     config = engine.config
     optimizer_device, parameter_device = offload_devices(config)
+    groups = trained_groups(engine)
     return Manifest(
         tag=tag,
         step=engine.global_steps,
@@ -223,7 +237,8 @@ def _manifest(engine, tag, files, options):
         offload={"optimizer": optimizer_device, "parameters": parameter_device},
         optimizer=type(engine.basic_optimizer).__name__,
         parameters=shapes_of(engine.module),
-        trained=trained_names(engine),
+        trained=[name for group in groups for name in group],
+        group_sizes=[len(group) for group in groups],
         files=files,
         options=options,
     )

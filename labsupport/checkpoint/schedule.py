@@ -13,6 +13,7 @@ import signal
 
 import torch
 
+from labsupport.checkpoint.save import take_folder
 from labsupport.errors import EndedEarly
 
 
@@ -28,6 +29,7 @@ class Saves:
 
     def __enter__(self):
         if self._folder:
+            take_folder(self._folder)
             self._before = signal.signal(signal.SIGTERM, self._ask)
         return self
 

@@ -21,6 +21,7 @@ from labsupport.errors import CheckpointError
 
 SHARD = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt$")
 MODEL = re.compile(r"(?:zero_pp_rank_(\d+)_)?mp_rank_00_model_states\.pt$")
+SCALER_REACHED = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # stage 0 has no hysteresis
 
 
 class WholeStates:
@@ -54,8 +55,11 @@ class WholeStates:
 
     def of_optimizer(self, name):
         """Return the optimizer's states of a parameter: {"exp_avg": tensor of its shape, "step": a number, ...}."""
-        keys = self._states(0)[0] if self.stage else self._states(0)[self._number[name]]
-        return {key: self._places[name](key) for key in keys}
+        keys = self._states(0).get(0 if self.stage else self._number[name], ())  # none before the first step
+        found = {key: self._places[name](key) for key in keys}
+        if found.get("step") == 0:  # FusedAdam counts in its last parameter's state alone: ops/adam/fused_adam.py
+            found["step"] = max(state["step"] for state in self._states(0).values())
+        return found
 
     @cached_property
     def others(self):
@@ -80,9 +84,10 @@ class WholeStates:
         return [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
 
     @property
-    def loss_scale(self):
-        """The factor that fp16 had reached."""
-        return self.shards[0]["loss_scaler"].cur_scale if self.stage else self.model_states["optimizer"]["cur_scale"]
+    def loss_scaler(self):
+        """What fp16's loss scaler had reached: the scale, its steps, the last overflow, the hysteresis that is left."""
+        saved = vars(self.shards[0]["loss_scaler"]) if self.stage else self.model_states["optimizer"]
+        return {key: saved[key] for key in SCALER_REACHED if key in saved}
 
     def _base(self, rank):
         if not self.stage:
@@ -105,17 +110,17 @@ class WholeStates:
                 first.setdefault(tensor.data_ptr() if tensor.numel() else name, name)
             trained = [name for name in first.values() if name not in self.model_states["buffer_names"]]
         self._number = {name: number for number, name in enumerate(trained)}
-        masters = [each for group in self.model_states["optimizer"].get("fp32_groups", []) for each in group]
-        if masters and len(masters) != len(trained):
+        optimizer = self.model_states["optimizer"]
+        masters = [each for group in optimizer.get("fp32_groups", []) for each in group]
+        rows = optimizer.get("fp32_groups_flat", [])
+        held = sum(row.numel() for row in rows)
+        if (masters and len(masters) != len(trained)) or (rows and held != sum(module[n].numel() for n in trained)):
             raise CheckpointError(
                 f"{self.folder} was saved at stage 0 by plain DeepSpeed, which does not say which parameters were "
                 "frozen: load it at stage 0 and save it with labsupport.checkpoint."
             )
-        if "fp32_groups_flat" in self.model_states["optimizer"]:
-            raise CheckpointError(
-                f"{self.folder} was saved at stage 0 with a fused optimizer, whose states are in one row: "
-                "resume it at stage 0, save it there with torch_adam, or take its weights alone."
-            )
+        if rows:
+            return self._find_in_whole_rows(trained, rows)
 
         def finder(number, name):
             def tensor(key):
@@ -126,6 +131,24 @@ class WholeStates:
             return tensor
 
         return {name: finder(number, name) for name, number in self._number.items()}
+
+    def _find_in_whole_rows(self, trained, rows):
+        """A fused optimizer at stage 0 has the parameters of each of its groups one behind the other."""
+        places, group, start = {}, 0, 0
+        for name in trained:
+            shape = self.model_states["module"][name].shape
+            while start == rows[group].numel():
+                group, start = group + 1, 0
+            places[name], self._number[name] = self._in_whole_row(rows[group], group, start, shape), group
+            start += shape.numel()
+        return places
+
+    def _in_whole_row(self, masters, group, start, shape):
+        def tensor(key):
+            row = masters if key == "master" else self._states(0)[group][key]
+            return row[start : start + shape.numel()].view(shape) if torch.is_tensor(row) and row.dim() else row
+
+        return tensor
 
     def _find_in_row(self, _):
         places = {}

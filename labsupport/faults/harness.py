@@ -123,7 +123,7 @@ class Chain:
             "shared_memory": len(list(SHARED_MEMORY.glob(f"deepspeed_*_{crew.port}_*"))),
         }
         self._expected = there
-        if there == STEPS:  # it came to its end: only whole tags may be left
+        if there == STEPS and ends == {0}:  # it came to its end: only whole tags may be left
             result["leftovers"] = [
                 each.name for each in self.folder.iterdir() if each.name.endswith((*PASSING, ".part"))
             ]

@@ -23,7 +23,9 @@ SET_BY_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LO
                      "CROSS_RANK", "CROSS_SIZE", "GROUP_RANK", "ROLE_RANK", "CUDA_VISIBLE_DEVICES")  # fmt: skip
 # The program's own sentences, and the last lines of tracebacks, which torch marks with the rank.
 ERROR = re.compile(r"error: (?P<own>.+)|(?:\[rank\d+\]: ?)?(?P<raised>(?:\w+\.)*\w*(?:Error|Exception): .+)")
-LOST_PEER = re.compile("gloo|NCCL|Connection (closed|reset)")  # what a rank says when another one is gone
+# What a rank says when another one is gone.
+LOST_PEER = re.compile(r"gloo|NCCL|Connection (closed|reset)|Rank (?P<rank>\d+) \(process \d+\) is gone")
+OF_RANK = re.compile(r"\[rank ?(?P<rank>\d+)\]:? ?(?P<said>.+)")  # as torch marks a rank's lines, and launch/stacks.py
 
 
 class BrokenRun(TrainingError):
@@ -120,9 +122,12 @@ def failure(lines, status, timeout_seconds=None):
     killed = re.search(r"exits with return code = -(\d+)", "\n".join(lines))
     if killed or errors:
         by = f" by {signal.Signals(int(killed[1])).name}" if killed else ""
+        lost = next((found["rank"] for match in errors if (found := LOST_PEER.search(match[0]))["rank"]), None)
+        said = [found["said"] for line in lines if (found := OF_RANK.match(line)) and found["rank"] == lost]
+        last = f' (its last line was "{said[-1][:300]}")' if said else ""
         return (
-            f"A rank was ended from outside{by}, which stopped the others: if nobody did that, the memory ran out; "
-            "choose a smaller model or fewer ranks."
+            f"{f'Rank {lost}' if lost else 'A rank'} was ended from outside{by}{last}, which stopped the others: if "
+            "nobody did that, the memory ran out; choose a smaller model or fewer ranks."
         )
     last = next((f'; its last line was "{line.strip()[:300]}"' for line in reversed(lines) if line.strip()), "")
     return f"The launcher ended with status {status} and gave no reason{last}: run it again."

@@ -21,7 +21,9 @@ def small_model(seed, dropout, width=32):
     return model
 
 
-def make_trainer(stage, seed=0, precision="fp32", accumulation=1, offload=None, batch=4, dropout=0.1, nvme_path=None):
+def make_trainer(stage, seed=0, precision="fp32", accumulation=1, offload=None, batch=4, dropout=0.1, nvme_path=None,
+                 optimizer=None):  # fmt: skip
+    """optimizer: a name of OPTIMIZERS; None for the one of the config."""
     from labsupport import DeepSpeedTrainer, create_deepspeed_config
 
     config = create_deepspeed_config(
@@ -39,9 +41,68 @@ def make_trainer(stage, seed=0, precision="fp32", accumulation=1, offload=None, 
         warmup_steps=2,
         total_steps=50,
     )
+    if precision == "fp16":
+        from deepspeed.accelerator import get_accelerator
+
+        # torch computes in fp16 on every processor; DeepSpeed wants one that does so in hardware.
+        get_accelerator().is_fp16_supported = lambda: True
+        # Both overflow and growth within six steps.
+        config["fp16"] |= {"initial_scale_power": 20, "loss_scale_window": 2, "hysteresis": 2}
+    model = small_model(seed, dropout, width=192 if nvme_path else 32)  # a row goes to the drive from 1 MiB a rank on
+    if optimizer:
+        del config["optimizer"]
+        optimizer = OPTIMIZERS[optimizer](model)
     with contextlib.redirect_stdout(io.StringIO()):
-        # A row goes to the drive from 1 MiB a rank on.
-        return DeepSpeedTrainer(small_model(seed, dropout, width=192 if nvme_path else 32), config)
+        return DeepSpeedTrainer(model, config, optimizer=optimizer)
+
+
+def in_groups(model, frozen_too=False, backwards=False):
+    """AdamW with two parameter groups: weight decay for matrices alone."""
+    parameters = [p for p in model.parameters() if p.requires_grad or frozen_too][:: -1 if backwards else 1]
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": 0.5},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=1e-3)
+
+
+def exchanged(model):
+    optimizer = in_groups(model)
+    optimizer.param_groups.reverse()
+    return optimizer
+
+
+def with_more_frozen(model):
+    model.transformer.h[1].mlp.c_fc.weight.requires_grad_(False)
+    return in_groups(model)
+
+
+def fused(model):
+    """DeepSpeed's FusedAdam, whose op is torch's arithmetic here: it need not be compiled."""
+    from deepspeed.ops.adam import FusedAdam
+    from deepspeed.ops.op_builder import FusedAdamBuilder
+
+    FusedAdamBuilder.load = lambda self: type("Op", (), {"multi_tensor_adam": staticmethod(adam_of_lists)})
+    return FusedAdam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+
+
+def adam_of_lists(_size, _overflow, lists, lr, beta1, beta2, eps, step, _decoupled, _correct, decay):
+    for gradient, parameter, mean, square in zip(*lists, strict=True):
+        mean.lerp_(gradient, 1 - beta1)
+        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        update = (mean / (1 - beta1**step)) / ((square / (1 - beta2**step)).sqrt() + eps)
+        parameter.sub_(lr * (update + decay * parameter))
+
+
+OPTIMIZERS = {
+    "groups": in_groups,
+    "groups in another order": lambda model: in_groups(model, backwards=True),
+    "groups with the frozen": lambda model: in_groups(model, frozen_too=True),
+    "one group": lambda model: torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3),
+    "groups exchanged": exchanged,
+    "more frozen": with_more_frozen,
+    "fused": fused,
+}
 
 
 def train(trainer, first, last):
@@ -79,6 +140,52 @@ def resume(folder, stage, accumulation=1, tag=None, **options):
     losses = train(trainer, 3 * accumulation, 6 * accumulation)
     trainer.engine.destroy()
     return losses, said.getvalue()
+
+
+def refusal(folder, stage, **options):
+    """The sentence that loading into such a trainer ends with, after nothing was changed; None where it loads."""
+    from labsupport.checkpoint.load import load
+    from labsupport.errors import CheckpointError
+
+    trainer = make_trainer(stage, seed=9, **options)
+    before = [parameter.detach().clone() for parameter in trainer.engine.module.parameters()]
+    try:
+        load(trainer.engine, folder)
+    except CheckpointError as error:
+        assert all(map(torch.equal, before, trainer.engine.module.parameters()))
+        return str(error)
+    finally:
+        trainer.engine.destroy()
+
+
+def loss_scaler(folder, stage, resumed):
+    """What the loss scaler of fp16 has reached at step 3, where it is saved or resumed, and at step 6."""
+    from labsupport.checkpoint.load import load
+    from labsupport.checkpoint.save import save
+
+    trainer = make_trainer(stage, precision="fp16")
+    if resumed:
+        load(trainer.engine, folder)
+    else:
+        train(trainer, 0, 3)
+        save(trainer.engine, folder, "global_step3")
+    reached = [vars(trainer.engine.optimizer.loss_scaler).copy()]
+    train(trainer, 3, 6)
+    reached.append(vars(trainer.engine.optimizer.loss_scaler).copy())
+    trainer.engine.destroy()
+    return reached
+
+
+def save_at_once(folder, stage, resumed=False):
+    """Save, or load, before the first step, and return the losses of three."""
+    from labsupport.checkpoint.load import load
+    from labsupport.checkpoint.save import save
+
+    trainer = make_trainer(stage, seed=9 if resumed else 0, dropout=0.0)
+    load(trainer.engine, folder) if resumed else save(trainer.engine, folder, "global_step0")
+    losses = train(trainer, 0, 3)
+    trainer.engine.destroy()
+    return losses
 
 
 def save_both_ways(top, stage):

@@ -253,6 +253,11 @@ def wait_for_line(process, wanted):
         (["[rank0]: RuntimeError: [gloo/pair.cc] Connection closed by peer"], "ended from outside, which"),
         (["RuntimeError: [gloo/pair.cc] Connection closed by peer", "ValueError: boom"], "ValueError: boom"),
         (["[rank1]: torch.OutOfMemoryError: no room", "... exits with return code = 1"], "OutOfMemoryError: no room"),
+        (
+            ["[rank 1] Step 3 has taken 25 s", "error: Rank 1 (process 7) is gone, and", "exits with return code = -9"],
+            'Rank 1 was ended from outside by SIGKILL (its last line was "Step 3 has taken 25 s"), which stopped',
+        ),
+        (["error: Rank 1 (process 7) is gone, and", "error: Too large."], "Too large."),
         (["nothing of use", ""], 'ended with status 3 and gave no reason; its last line was "nothing of use"'),
         ([], "ended with status 3 and gave no reason: run it again"),
     ],
