@@ -37,6 +37,7 @@ def _average(answer):
 
 
 def _in_this_world(answer, by_deepspeed):
+    import torch
     import torch.distributed as dist
 
     watch, rank, ranks, cases = Watch(), dist.get_rank(), dist.get_world_size(), []
@@ -49,8 +50,9 @@ def _in_this_world(answer, by_deepspeed):
         cases.append(_distances([p.grad for p in parameters], theirs, samples[:ranks], rank))
         if seed == 0:
             sent, wire = counted.sent, counted.wire_bytes()
-            stepped = [w - p.grad for w, p in zip(first_weights(SHAPES, 0), parameters, strict=True) if p.grad is not None]
-            apart = farthest(stepped, by_deepspeed) if len(stepped) == len(by_deepspeed) else 1.0
+            given = [torch.zeros(SHAPES[0]) if p.grad is None else p.grad for p in parameters]
+            stepped = [w - g for w, g in zip(first_weights(SHAPES, 0), given, strict=True)]
+            apart = farthest(stepped, by_deepspeed)
     return {"cases": cases, "sent": sent, "wire": wire, "from_deepspeed": apart, "borrowed": sorted(watch.borrowed)}
 
 
@@ -117,8 +119,7 @@ MISTAKES = {
         "A collective such as `all_reduce` changes the tensor that it is given.",
     ),
     "summed": Mistake(
-        "On {ranks} each gradient is the plain sum over the ranks. A loss that is a mean has a gradient that is "
-        "a mean."
+        "On {ranks} each gradient is the plain sum over the ranks. A loss that is a mean has a gradient that is a mean."
     ),
     "weighted, not divided": Mistake(
         "With {samples} samples on {ranks} each gradient is the sum of samples x gradient: it has to be divided "

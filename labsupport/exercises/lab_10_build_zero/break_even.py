@@ -4,6 +4,7 @@ import math
 
 from labsupport.exercises.answers import call, describe, is_number
 from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
+from labsupport.wording import ranks_in_words
 
 PIECES = 400  # into which the simulation cuts the backward pass
 # Parameters, ranks, FLOP/s, bytes/s of the link, parameters/s of Adam on the host, and the slowdown that is allowed.
@@ -24,7 +25,8 @@ def _break_even(answer):
     apart = [abs(mine / tokens - 1) for mine, tokens in zip(given, simulated, strict=True)]
     if max(apart) <= 0.05:
         return (
-            f"Simulated, piece by piece: 7 billion parameters on one rank pay from {simulated[0]:,.0f} tokens a step on "
+            f"Simulated, piece by piece: 7 billion parameters on one rank pay from {simulated[0]:,.0f} tokens a step "
+            f"on "
             f"(yours: {given[0]:,.0f}), on each of 8 ranks from {simulated[1]:,.0f}; your farthest case is "
             f"{100 * max(apart):.1f} % off."
         )
@@ -99,27 +101,31 @@ def _explain(given, simulated, apart):
 def _told(case, given, simulated):
     parameters, ranks, flops, link, adam, slowdown = CASES[case]
     words = (
-        f"{parameters / 1e9:g}e9 parameters on {ranks} ranks, {flops / 1e12:g}e12 FLOP/s, a link of {link / 1e9:g}e9 "
-        f"bytes/s, Adam at {adam / 1e9:g}e9 parameters/s, slowdown {slowdown:g}"
+        f"{parameters / 1e9:g}e9 parameters on {ranks_in_words(ranks)}, {flops / 1e12:g}e12 FLOP/s, "
+        f"a link of {link / 1e9:g}e9 bytes/s, Adam at {adam / 1e9:g}e9 parameters/s, slowdown {slowdown:g}"
     )
     return {"case": words, "worst": f"{given[case]:,.0f}", "best": f"{simulated[case]:,.0f}"}
 
 
 MISTAKES = {
     "every rank all": Mistake(
-        "On one rank you are right. {case}: you say {worst} tokens, and the simulation {best}. A rank offloads only its "
+        "On one rank you are right. {case}: you say {worst} tokens, and the simulation {best}. A rank offloads only "
+        "its "
         "share of the optimizer: its link carries that share, and its Adam updates it."
     ),
     "no adam": Mistake(
-        "{case}: you say {worst} tokens, and the simulation {best}. In your step Adam takes no time. On the host's lane "
+        "{case}: you say {worst} tokens, and the simulation {best}. In your step Adam takes no time. On the host's "
+        "lane "
         "it runs after the last gradient has come, and nothing else runs then.",
     ),
     "no way up": Mistake(
-        "{case}: you say {worst} tokens, and the simulation {best}. In your step the new weights are on the card at once. "
+        "{case}: you say {worst} tokens, and the simulation {best}. In your step the new weights are on the card at "
+        "once. "
         "They have to go up the link before the next forward pass."
     ),
     "nothing hidden": Mistake(
-        "{case}: you say {worst} tokens, and the simulation {best}. You let the gradients travel after the backward pass. "
+        "{case}: you say {worst} tokens, and the simulation {best}. You let the gradients travel after the backward "
+        "pass. "
         "They go down while it still computes the others, so with a fast link they cost nothing.",
         "Which two lanes are busy in the backward pass?",
     ),

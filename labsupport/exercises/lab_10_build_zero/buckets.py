@@ -174,7 +174,8 @@ MISTAKES = {
         "and `finish` has to return them in the order of `parameters`."
     ),
     "another length": Mistake(
-        "On {ranks} the shard of parameter {parameter} has {has} elements, and a rank's part of it has {right}, padding "
+        "On {ranks} the shard of parameter {parameter} has {has} elements, and a rank's part of it has {right}, "
+        "padding "
         "counted.",
         "Pad each gradient by itself, to a multiple of the number of ranks.",
     ),

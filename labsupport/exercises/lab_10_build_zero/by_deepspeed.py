@@ -1,4 +1,4 @@
-"""What DeepSpeed does with the same weights and gradients: the reference that the answers of lab 10 are held against."""
+"""What DeepSpeed does with the same weights and gradients: what the answers of lab 10 are held against."""
 
 import functools
 

@@ -125,7 +125,8 @@ MISTAKES = {
         "elsewhere."
     ),
     "sum of norms": Mistake(
-        "On {ranks} the norm that was returned is {said}, the sum of the ranks' norms; the whole gradient's is {right}.",
+        "On {ranks} the norm that was returned is {said}, the sum of the ranks' norms; the whole gradient's is "
+        "{right}.",
         "Which number of a rank may be added to another rank's?",
     ),
     "overflow": Mistake(
@@ -147,7 +148,8 @@ MISTAKES = {
         "they were: change them in place."
     ),
     "another scale": Mistake(
-        "On {ranks} the returned norm is right, {right}, and the slices are not scaled by limit / norm, the limit being "
+        "On {ranks} the returned norm is right, {right}, and the slices are not scaled by limit / norm, the limit "
+        "being "
         "{limit}.",
     ),
     "sends gradients": Mistake(

@@ -6,6 +6,7 @@ from labsupport.exercises.answers import call, describe
 from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
 from labsupport.exercises.lab_10_build_zero.by_deepspeed import small_config, with_gradients
 from labsupport.exercises.lab_10_build_zero.worlds import RANKS
+from labsupport.wording import ranks_in_words
 
 LIVE = (10, 3, 33, 1, 6)  # the sizes that a live engine cuts: 53 elements, padded to 56 on four ranks
 
@@ -88,7 +89,13 @@ def _shares_of_engine():
 def _explain(sizes, ranks, given, expected):
     rank = next(rank for rank in range(ranks) if given[rank][0] != expected[rank])
     lengths, right = [len(share) for share, _ in given], len(expected[0])
-    values = {"sizes": " + ".join(map(str, sizes)), "ranks": ranks, "rank": rank, "right": right, "has": lengths[rank]}
+    values = {
+        "sizes": " + ".join(map(str, sizes)),
+        "ranks": ranks_in_words(ranks),
+        "rank": rank,
+        "right": right,
+        "has": lengths[rank],
+    }
     values["lengths"] = ", ".join(map(str, lengths))
     covered = sorted(each for share, _ in given for each in share if each[0] >= 0)
     every = [(number, element) for number, size in enumerate(sizes) for element in range(size)]
@@ -108,32 +115,33 @@ def _explain(sizes, ranks, given, expected):
 
 MISTAKES = {
     "not every weight once": Mistake(
-        "Sizes {sizes} on {ranks} ranks: {lost} elements are on no rank, and {twice} are on one rank too many. Usually "
+        "Sizes {sizes} on {ranks}: {lost} elements are on no rank, and {twice} are on one rank too many. Usually "
         "a tensor that reaches over a border between two ranks is given to one of them, or to neither.",
         "A tensor's piece on a rank is where the tensor's stretch of the row and the rank's stretch overlap.",
     ),
     "unequal": Mistake(
-        "Sizes {sizes} on {ranks} ranks: the shares have {lengths} elements, padding counted. All have to be equally "
+        "Sizes {sizes} on {ranks}: the shares have {lengths} elements, padding counted. All have to be equally "
         "long: a reduce-scatter and an all-gather give every rank the same number."
     ),
     "not even": Mistake(
-        "Sizes {sizes} on {ranks} ranks: your shares have {lengths} elements. They are equal, and DeepSpeed's have "
+        "Sizes {sizes} on {ranks}: your shares have {lengths} elements. They are equal, and DeepSpeed's have "
         "{right}: every share begins at an even element, so the row is a multiple of twice the number of ranks."
     ),
     "another length": Mistake(
-        "Sizes {sizes} on {ranks} ranks: your shares have {lengths} elements, DeepSpeed's {right}: as few as are needed "
+        "Sizes {sizes} on {ranks}: your shares have {lengths} elements, DeepSpeed's {right}: as few as are "
+        "needed "
         "for equal and even shares."
     ),
     "places in the row": Mistake(
-        "Sizes {sizes} on {ranks} ranks: a piece reaches past the end of its tensor. Usually start and stop are "
+        "Sizes {sizes} on {ranks}: a piece reaches past the end of its tensor. Usually start and stop are "
         "counted from the beginning of the row; they are counted from the beginning of the tensor."
     ),
     "negative padding": Mistake(
-        "Sizes {sizes} on {ranks} ranks: a rank is told a padding below 0. The padding may be longer than one share, "
+        "Sizes {sizes} on {ranks}: a rank is told a padding below 0. The padding may be longer than one share, "
         "and then more than one rank has some."
     ),
     "another order": Mistake(
-        "Sizes {sizes} on {ranks} ranks: every weight is there once, and rank {rank} has others than in DeepSpeed. The "
+        "Sizes {sizes} on {ranks}: every weight is there once, and rank {rank} has others than in DeepSpeed. The "
         "row is the tensors one after the other in their order, and rank 0 has its first stretch. Usually each tensor "
         "was cut by itself: that is stage 3's way."
     ),

@@ -39,7 +39,8 @@ def _persistence(answer):
         raise Mistaken("over budget", sizes=sizes, budget=LIVE_BUDGET, threshold=threshold, held=held, right="less")
     return (
         f"Measured on 4 live ranks at stage 3, threshold {threshold}: {held:,} bytes stay whole (budget "
-        f"{LIVE_BUDGET:,}), and a step needs {gathers} all-gathers, where threshold 0 leaves {without} and needs {most}."
+        f"{LIVE_BUDGET:,}), and a step needs {gathers} all-gathers, where threshold 0 leaves {without} and needs "
+        f"{most}."
     )
 
 
@@ -68,7 +69,8 @@ def _judge(threshold, sizes, budget):
     held = _whole(sizes, threshold)
     if held == best and threshold >= 0:
         return
-    values = {"sizes": ", ".join(map(str, sizes)), "budget": budget, "threshold": threshold, "held": held, "right": best}
+    values = {"sizes": ", ".join(map(str, sizes)), "budget": budget, "threshold": threshold}
+    values |= {"held": held, "right": best}
     if threshold < 0:
         raise Unusable(f"A threshold of {threshold}: it has to be 0 or more.")
     if held > budget and threshold * BF16 == budget or threshold == budget:
@@ -135,7 +137,8 @@ EXERCISE = Exercise(
     title="Which weights stay whole",
     difficulty=2,
     minutes=8,
-    target="the threshold keeps whole as much as fits the budget, for 39 lists of sizes, and on a live engine at stage 3",
+    target="the threshold keeps whole as much as fits the budget, for 39 lists of sizes, and on a live "
+    "engine at stage 3",
     answer="persistence_threshold",
     check=_persistence,
     ranks=RANKS,

@@ -32,7 +32,8 @@ def _sharded_linear(answer):
     return (
         f"Measured on 4 ranks, for a weight of {WHOLE:,} bytes: the forward pass leaves {fact['kept']:,} bytes, the "
         f"result being {4 * TOKENS * OUTPUTS}; it sends {in_words(fact['forward'])}, and the backward pass "
-        f"{in_words(fact['backward'])}: {fact['wire']:,.0f} bytes from each rank, {fact['wire'] / _all_reduce(RANKS):.2f} "
+        f"{in_words(fact['backward'])}: {fact['wire']:,.0f} bytes from each rank, "
+        f"{fact['wire'] / _all_reduce(RANKS):.2f} "
         "times data parallelism."
     )
 
@@ -142,7 +143,8 @@ MISTAKES = {
         "nothing that autograd knows: what it fills has no history."
     ),
     "summed": Mistake(
-        "On {ranks} the shard's gradient is the sum over the ranks: a reduce-scatter adds up, and the mean is asked for."
+        "On {ranks} the shard's gradient is the sum over the ranks: a reduce-scatter adds up, and the mean is asked "
+        "for."
     ),
     "own": Mistake(
         "On {ranks} the shard's gradient is that of this rank's tokens alone. The other ranks have used the same rows "

@@ -47,7 +47,8 @@ def _sharded(answer):
         raise Unusable(f"After {STEPS} steps a weight is {fact['from_deepspeed']:.2g} off DeepSpeed's stage 1.")
     return (
         f"Measured on 4 ranks: each keeps {fact['kept']:,} bytes beside the weights, where Adam's two states alone "
-        f"would take {8 * WEIGHTS:,}; each step sends {in_words(fact['sent'])}, which is {fact['wire']:,.0f} bytes from "
+        f"would take {8 * WEIGHTS:,}; each step sends {in_words(fact['sent'])}, which is {fact['wire']:,.0f} bytes "
+        f"from "
         f"each rank. After {STEPS} steps no weight is more than {fact['from_deepspeed']:.1g} from DeepSpeed's stage 1."
     )
 

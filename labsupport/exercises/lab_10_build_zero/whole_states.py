@@ -49,7 +49,7 @@ def _judged(answer, folder, right, ranks, stage):
     except Unusable as problem:
         return "unusable", f"From {ranks} ranks' files, at stage {stage}: {problem}", values
     if not isinstance(given, dict):
-        return "unusable", f"Your function returned {describe(given)}: it has to be a dict by the parameters' names.", {}
+        return "unusable", f"Your function returned {describe(given)}: it has to be a dict by names.", {}
     if set(given) != set(right):
         missing, more = sorted(set(right) - set(given)), sorted(map(str, set(given) - set(right)))
         values |= {"missing": ", ".join(missing) or "none", "more": ", ".join(more) or "none"}
@@ -172,7 +172,8 @@ def _cut_anew(source, target):
                 for key, value in states[0].items()
             }
         new |= {"base_optimizer_state": base, "partition_count": [MANY, MANY]}
-        torch.save(files[0] | {"optimizer_state_dict": new}, target / names[0].name.replace("rank_0_mp", f"rank_{rank}_mp"))
+        name = names[0].name.replace("rank_0_mp", f"rank_{rank}_mp")
+        torch.save(files[0] | {"optimizer_state_dict": new}, target / name)
 
 
 def _shapes_of(folder):
@@ -196,16 +197,19 @@ MISTAKES = {
         "parameters: {more}. The optimizer has two groups, and `param_shapes` has a dict for each."
     ),
     "another shape": Mistake(
-        "From {ranks} ranks' files, at stage {stage}: {kind} of {name} has the shape {has}; it has to be {right}. The row "
+        "From {ranks} ranks' files, at stage {stage}: {kind} of {name} has the shape {has}; it has to be {right}. "
+        "The row "
         "is flat, and may have padding at its end."
     ),
     "rounded": Mistake(
-        "From {ranks} ranks' files, at stage {stage}: fp32 of {name} is the master rounded to bf16. Usually it was read "
+        "From {ranks} ranks' files, at stage {stage}: fp32 of {name} is the master rounded to bf16. Usually it was "
+        "read "
         "from the model's file, whose weights are the rounded copies.",
         "Which file has the masters?",
     ),
     "order of files": Mistake(
-        "From {ranks} ranks' files the first difference is in {kind} of {name}: {off} of {elements} elements. From 2 and "
+        "From {ranks} ranks' files the first difference is in {kind} of {name}: {off} of {elements} elements. From 2 "
+        "and "
         "from 4 ranks' files everything is right. Usually the files are sorted by their names: as text, rank_10 comes "
         "before rank_2."
     ),

@@ -181,7 +181,8 @@ BORROWED = Mistake(
     "all that you need.",
 )
 HANGS = Mistake(
-    "One rank waits for the others: a collective was not called by all of them, or not with the same number of elements.",
+    "One rank waits for the others: a collective was not called by all of them, or not with the same number of "
+    "elements.",
     "Every rank has to make the same calls in the same order, whatever it owns.",
 )
 EVERYWHERE = {"not everywhere": NOT_EVERYWHERE, "borrowed": BORROWED, "hangs": HANGS}

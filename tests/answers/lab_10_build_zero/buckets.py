@@ -2,7 +2,7 @@
 
 
 def _answer(divide=" / ranks", order="[shards.pop(p) for p in parameters]", release="p.grad = None", full="bucket_size",
-            reduce="dist.reduce_scatter_tensor(mine, rows.flatten())", waiting="pass", pad="-p.numel() % ranks"):  # fmt: skip
+            reduce="dist.reduce_scatter_tensor(mine, rows.flatten())", pad="-p.numel() % ranks"):  # fmt: skip
     return f"""
 def shard_gradients(parameters, bucket_size):
     ranks, rank, bucket, shards = dist.get_world_size(), dist.get_rank(), [], {{}}
@@ -53,7 +53,9 @@ WRONG = {
     "summed": (_answer(divide=""),),
     "own": (_answer(reduce="mine = rows[rank] * ranks"),),
     "both": (
-        _answer(order="[shards[p].clone() for p in parameters]").replace("shards[p] =", "shards[p] = shards.get(p, 0) +"),
+        _answer(order="[shards[p].clone() for p in parameters]").replace(
+            "shards[p] =", "shards[p] = shards.get(p, 0) +"
+        ),
     ),
     "backwards": (_answer(order="[shards.pop(p) for p in reversed(parameters)]"),),
     "another length": (_answer(order="[shards.pop(p)[: p.numel() // ranks] for p in parameters]"),),

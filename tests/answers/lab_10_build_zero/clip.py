@@ -2,7 +2,8 @@
 
 
 def _answer(squares="sum(g.float().square().sum() for g in gradients)", add="dist.all_reduce(squares)",
-            norm="squares.sqrt().item()", scale="min(1.0, max_norm / (norm + 1e-6))", apply="g.mul_(scale)"):  # fmt: skip
+            norm="squares.sqrt().item()", scale="min(1.0, max_norm / (norm + 1e-6))",
+            apply="g.mul_(scale)"):  # fmt: skip
     return f"""
 def clip_sharded(gradients, max_norm):
     squares = {squares}
@@ -24,9 +25,7 @@ def clip_sharded(gradients, max_norm):
         w.grad = g
     return torch.nn.utils.clip_grad_norm_(weights, max_norm).item()""",
     ),
-    "sum of norms": (
-        _answer(squares="torch.cat([g.float() for g in gradients]).norm()", norm="squares.item()"),
-    ),
+    "sum of norms": (_answer(squares="torch.cat([g.float() for g in gradients]).norm()", norm="squares.item()"),),
     "overflow": (_answer(squares="sum(g.square().sum() for g in gradients).float()"),),
     "another norm": (
         _answer(add="dist.all_reduce(squares, dist.ReduceOp.MAX)"),

@@ -28,7 +28,9 @@ def persistence_threshold(sizes, budget):
     "under budget": (
         _answer(fits="< budget"),
         _answer(counted="4 * sum(s for s in sizes if s <= size)"),
-        _answer(counted="2 * sum(s for s in sizes if s <= size)").replace("return threshold", "return threshold - 1 if threshold else 0"),
+        _answer(counted="2 * sum(s for s in sizes if s <= size)").replace(
+            "return threshold", "return threshold - 1 if threshold else 0"
+        ),
     ),
     "budget as threshold": (
         "def persistence_threshold(sizes, budget):\n    return budget",

@@ -78,12 +78,8 @@ def sharded_linear(x, shard, outputs):
             return grad_y @ rows[:outputs], None
     return Linear.apply(x, shard)""",
     ),
-    "weight kept": (
-        _answer(save="x, shard, w", again="x, shard, w = context.saved_tensors"),
-    ),
-    "sends more": (
-        _answer(reduce="dist.all_reduce(rows); mine = rows.view(-1, *shard.shape)[dist.get_rank()]"),
-    ),
+    "weight kept": (_answer(save="x, shard, w", again="x, shard, w = context.saved_tensors"),),
+    "sends more": (_answer(reduce="dist.all_reduce(rows); mine = rows.view(-1, *shard.shape)[dist.get_rank()]"),),
     "not everywhere": (_answer(pad="0"),),
     "borrowed": (
         """
