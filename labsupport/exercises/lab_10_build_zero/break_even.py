@@ -1,9 +1,11 @@
 """Exercise 10-break-even: A step on three lanes."""
 
+import functools
 import math
 
 from labsupport.exercises.answers import call, describe, is_number
 from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
+from labsupport.exercises.lab_10_build_zero.worlds import RANKS
 from labsupport.wording import ranks_in_words
 
 PIECES = 400  # into which the simulation cuts the backward pass
@@ -54,6 +56,7 @@ def step_seconds(tokens, parameters, ranks, flops, link, adam):
     return adam_done + 2 * share / link
 
 
+@functools.cache
 def _simulated(parameters, ranks, flops, link, adam, slowdown):
     """Return the tokens at which the simulated step takes `slowdown` times what the GPU alone would take."""
     low, high = 1.0, 1e12
@@ -150,5 +153,6 @@ EXERCISE = Exercise(
     target="within 5 % of a simulated step, for fast and slow links, on 1 to 16 ranks",
     answer="break_even_tokens",
     check=_break_even,
+    ranks=RANKS,
     mistakes=MISTAKES,
 )

@@ -9,8 +9,10 @@ from labsupport.exercises.lab_10_build_zero.worlds import RANKS
 from labsupport.exercises.meeting import Meeting
 
 BF16 = 2
+MICRO_BATCHES = 4
 # Sizes in elements, and the budget in bytes.
 CASES = (
+    ((10, 20, 40), 50),
     ((600, 30, 900, 30, 600, 30), 200),  # the biases fit
     ((600, 30, 900, 30, 600, 30), 180),  # they fit exactly
     ((600, 30, 900, 30, 600, 30), 179),  # one byte less: all three are of one size, so none may stay
@@ -28,19 +30,19 @@ LIVE_BUDGET = 2 * (24 + 16 + 16 + 16 * 16)
 def _persistence(answer):
     meeting = Meeting()
     for sizes, budget in [*CASES, *_drawn(30)]:
-        _judge(_threshold(call(answer, list(sizes), budget)), sizes, budget)
+        _judge(_threshold(call(answer, list(sizes), budget)), list(sizes), budget)
     sizes = [size for pair in zip(WIDTHS, WIDTHS[1:], strict=False) for size in (pair[0] * pair[1], pair[1])]
     threshold = _threshold(call(answer, sizes, LIVE_BUDGET))
     if len(set(meeting.facts(threshold))) > 1:
         raise Unusable("Your function returns another threshold on each rank.")
-    held, gathers = _measured(threshold)
-    without, most = _measured(0)
+    held, gathered, messages = _measured(threshold)
+    _, most, fewest = _measured(0)
     if held > LIVE_BUDGET:
         raise Mistaken("over budget", sizes=sizes, budget=LIVE_BUDGET, threshold=threshold, held=held, right="less")
     return (
         f"Measured on 4 live ranks at stage 3, threshold {threshold}: {held:,} bytes stay whole (budget "
-        f"{LIVE_BUDGET:,}), and a step needs {gathers} all-gathers, where threshold 0 leaves {without} and needs "
-        f"{most}."
+        f"{LIVE_BUDGET:,}), and a step of {MICRO_BATCHES} micro-batches gathers {gathered:,} bytes from each rank in "
+        f"{messages} messages. With threshold 0 it gathers {most:,} bytes in {fewest}."
     )
 
 
@@ -64,6 +66,15 @@ def _whole(sizes, threshold):
     return BF16 * sum(size for size in sizes if size <= threshold)
 
 
+def _one_by_one(sizes, budget):
+    """Return the size of the last tensor that fits where each is taken by itself, the smallest first."""
+    fits = 0
+    for size in sorted(sizes):
+        budget -= BF16 * size
+        fits = size if budget >= 0 else fits
+    return fits
+
+
 def _judge(threshold, sizes, budget):
     best = max(_whole(sizes, t) for t in {0, *sizes} if _whole(sizes, t) <= budget)
     held = _whole(sizes, threshold)
@@ -73,17 +84,18 @@ def _judge(threshold, sizes, budget):
     values |= {"held": held, "right": best}
     if threshold < 0:
         raise Unusable(f"A threshold of {threshold}: it has to be 0 or more.")
-    if held > budget and threshold * BF16 == budget or threshold == budget:
+    if threshold in (budget, budget // BF16):
         raise Mistaken("budget as threshold", **values)
+    if held > budget and threshold == _one_by_one(sizes, budget):
+        raise Mistaken("alike", alike=sizes.count(threshold), **values)
     if held > budget:
-        alike = sum(size == max((s for s in sizes if s <= threshold), default=0) for size in sizes)
-        raise Mistaken("alike" if alike > 1 else "over budget", alike=alike, **values)
+        raise Mistaken("over budget", **values)
     raise Mistaken("under budget", **values)
 
 
 @functools.cache
 def _measured(threshold):
-    """Return (bytes that stay whole on this rank, all-gathers of a step) of an engine at stage 3 on all ranks."""
+    """Return (bytes that stay whole, bytes of the all-gathers in a step, their number) of an engine at stage 3."""
     import deepspeed
     import torch
 
@@ -92,21 +104,23 @@ def _measured(threshold):
 
     torch.manual_seed(0)
     layers = [torch.nn.Linear(*pair) for pair in zip(WIDTHS, WIDTHS[1:], strict=False)]
-    config = small_config(3, OPTIMIZERS["adam"], bf16={"enabled": True})
+    more = {"bf16": {"enabled": True}, "gradient_accumulation_steps": MICRO_BATCHES}
+    config = small_config(3, OPTIMIZERS["adam"], **more)
     keep_nothing = dict.fromkeys(("stage3_max_live_parameters", "stage3_max_reuse_distance"), 0)
     config["zero_optimization"] |= {"stage3_param_persistence_threshold": threshold} | keep_nothing
     engine = deepspeed.initialize(model=torch.nn.Sequential(*layers), config=config)[0]
 
     def step():
-        engine.backward(engine(torch.ones(1, WIDTHS[0], dtype=torch.bfloat16)).float().pow(2).mean())
-        engine.step()
+        for _ in range(MICRO_BATCHES):
+            engine.backward(engine(torch.ones(1, WIDTHS[0], dtype=torch.bfloat16)).float().pow(2).mean())
+            engine.step()
 
     for _ in range(3):  # stage 3 records the order of the modules first
         step()
     held = held_bytes(engine, everything=False)["gathered parameters"]
-    gathers = sum(name == "all_gather" for name, _ in count(step, memory=False).messages)
+    sizes = [size for name, size in count(step, memory=False).messages if name == "all_gather"]
     engine.destroy()
-    return held, gathers
+    return held, sum(sizes), len(sizes)
 
 
 MISTAKES = {
@@ -137,7 +151,7 @@ EXERCISE = Exercise(
     title="Which weights stay whole",
     difficulty=2,
     minutes=8,
-    target="the threshold keeps whole as much as fits the budget, for 39 lists of sizes, and on a live "
+    target="the threshold keeps whole as much as fits the budget, for 40 lists of sizes, and on a live "
     "engine at stage 3",
     answer="persistence_threshold",
     check=_persistence,

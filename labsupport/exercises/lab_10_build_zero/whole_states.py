@@ -100,7 +100,7 @@ def _save(ranks, stage, folder, mpu=None):
     """Train an engine, save it, and return the case with what the engine itself says is whole."""
     import deepspeed
     import torch.distributed as dist
-    from deepspeed.utils import groups, safe_get_full_fp32_param, safe_get_full_optimizer_state
+    from deepspeed.utils import groups
 
     before, rank = groups.mpu, dist.get_rank()
     model = model_of(first_weights(SHAPES, 9))
@@ -115,13 +115,29 @@ def _save(ranks, stage, folder, mpu=None):
         engine.step()
     target = f"{folder}/stage{stage}-{ranks}-ranks-{rank // ranks}"
     engine.save_checkpoint(target, tag="step3")
-    right = {}
-    for name, parameter in engine.module.named_parameters():
-        states = {key: safe_get_full_optimizer_state(parameter, key).clone() for key in ("exp_avg", "exp_avg_sq")}
-        right[name] = {"fp32": safe_get_full_fp32_param(parameter).clone(), **states}
+    right = _held_by_ranks(engine, mpu.pair if mpu else None, ranks)
     engine.destroy()
     groups.mpu = before
     return ranks, stage, f"{target}/step3", right
+
+
+def _held_by_ranks(engine, group, ranks):
+    """Return {name: whole states} from what the ranks of an engine hold in memory, without any file."""
+    import torch
+    import torch.distributed as dist
+
+    names, whole = {id(p): name for name, p in engine.module.named_parameters()}, {}
+    optimizer = engine.optimizer
+    for shard, parameters in zip(optimizer.single_partition_of_fp32_groups, optimizer.bit16_groups, strict=True):
+        states = engine.basic_optimizer.state[shard]
+        for kind, mine in (("fp32", shard), *((kind, states[kind]) for kind in KINDS[1:])):
+            parts = [torch.empty_like(mine) for _ in range(ranks)]
+            dist.all_gather(parts, mine.detach().contiguous(), group=group)
+            sizes = [p.numel() for p in parameters]
+            row = torch.cat(parts)[: sum(sizes)].split(sizes)
+            for p, piece in zip(parameters, row, strict=True):
+                whole.setdefault(names[id(p)], {})[kind] = piece.view(p.shape).clone()
+    return whole
 
 
 class _Pairs:

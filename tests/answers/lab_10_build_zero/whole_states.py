@@ -37,7 +37,7 @@ WRONG = {
     "another value": (
         _answer(order="lambda path: -int(re.search(r'rank_(\\d+)_mp', path.name)[1])"),
         _answer(moment="flat['exp_avg'][start : start + size].view(shape)"),
-        _answer().replace("start += size", "start += size + size % 2"),
+        _answer().replace("shapes.items()", "reversed(shapes.items())"),
     ),
 }
 
