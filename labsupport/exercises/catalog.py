@@ -17,6 +17,7 @@ LABS = (
     "07_huggingface",
     "08_multinode",
     "09_milestone",
+    "10_build_zero",
 )
 
 

@@ -20,6 +20,10 @@ _SENT_PER_BYTE = {
     "all_gather": lambda n: n - 1,
     "reduce": lambda n: (n - 1) / n,
     "broadcast": lambda n: (n - 1) / n,
+    "gather": lambda n: (n - 1) / n,
+    "scatter": lambda n: (n - 1) / n,
+    "all_to_all": lambda n: (n - 1) / n,
+    "send": lambda n: 1,
 }
 PIECES = 100  # a model of which only the size is known is taken as that many equal tensors, or 4 a layer
 
@@ -29,9 +33,9 @@ def wire_bytes(collective, message_bytes, world_size):
 
     The ring moves the least that is possible (Patarasuk and Yuan 2009, doi 10.1016/j.jpdc.2008.09.002). A
     reduce or broadcast is a chain in which every rank but one sends the message once: (N - 1) / N of it on
-    average, and for every rank where each is the root of an equal part, as in ZeRO. Other algorithms, and
-    gloo's, may send more. DeepSpeed's names are understood: all_gather_into_tensor is an all_gather. Raises
-    ConfigError for another collective.
+    average, and for every rank where each is the root of an equal part, as in ZeRO; so are gather and scatter of
+    one rank's part. Other algorithms, and gloo's, may send more. DeepSpeed's names are understood:
+    all_gather_into_tensor is an all_gather. Raises ConfigError for another collective.
     """
     require_positive_integer("world_size", world_size)
     name = plain_name(collective)
