@@ -4,6 +4,7 @@ import math
 import random
 
 import pytest
+import stage3_work
 
 from labsupport.errors import ConfigError, LabError
 from labsupport.memory.paper import model_state_bytes
@@ -91,6 +92,15 @@ def test_by_default_stage_3_gathers_again_only_what_is_beyond_the_live_parameter
         modelled = communication_seconds(traffic(model, 3), 64, rates)
         planned = plan(preset, stage=3, world_size=64)
         assert modelled == pytest.approx(planned.sent_bytes, rel=0.01), preset
+
+
+@pytest.mark.parametrize("prefetch", [50_000_000, 150_000])
+def test_stage_3_sends_as_many_messages_as_deepspeed(prefetch, two_ranks):
+    (first, _, later), (parameters, layers) = two_ranks.run(stage3_work.gatherings_of_a_step, "1m", prefetch)[0]
+    large, small, _ = traffic(Transformer(parameters, layers, 0), 3, prefetch_elements=prefetch)
+    assert small.messages == later[1]
+    assert abs(large.messages - later[0]) <= (1 if later[0] > 1 else 0), "the model has no embedding of its own"
+    assert first[0] > 2 * 4 * layers, "the first step records the order, and gathers one by one, twice"
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

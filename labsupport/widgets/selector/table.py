@@ -284,7 +284,7 @@ def notes():
     """Return what a choice should know, [{"text", "when": {axis: values}}]: shown where every axis has such a value."""
     zero, several = [1, 2, 3], AXES["world_size"][1:]
     windows = AXES["accumulation"][1:]
-    small = [name for name, shape in PRESETS.items() if shape.parameters < 1e9]
+    small = [name for name, shape in PRESETS.items() if shape.parameters < 0.5e9]
     large = [name for name in PRESETS if name not in small]
     older = [name for name, card in CARDS.items() if card.precision == "fp16"]
     return [
@@ -295,11 +295,11 @@ def notes():
               "1.0.", stage=[1, 2], world_size=several),
         _note("Stages 2 and 3 keep only a part of the gradients, so they reduce after every micro-batch of a step, not "
               "once.", stage=[2, 3], world_size=several, accumulation=windows),
-        _note("The model is smaller than stage3_max_live_parameters (1e9): stage 3 gathers it whole for the forward "
-              "pass and releases nothing before the backward pass ends.",
+        _note("The model is smaller than half of stage3_max_reuse_distance (1e9): stage 3 gathers it whole for the "
+              "forward pass and releases nothing before the backward pass ends.",
               stage=[3], world_size=several, model=small),
-        _note("Up to stage3_max_live_parameters (1e9) gathered parameters stay on the GPU; a smaller number frees "
-              "memory and sends more.", stage=[3], world_size=several, model=large),
+        _note("Some 1e9 gathered parameters stay on the GPU: smaller numbers for stage3_max_live_parameters and "
+              "stage3_max_reuse_distance, both together, free memory and send more.", stage=[3], world_size=several, model=large),
         _note("ZeRO keeps fp32 master weights even of fp32 parameters.", stage=zero, precision=["fp32"]),
         _note("The gradients of several micro-batches are added up in 16 bits. For fp32 sums write "
               "{\"data_types\": {\"grad_accum_dtype\": \"fp32\"}} at the top level of the config.",
