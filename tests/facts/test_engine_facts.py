@@ -32,6 +32,16 @@ def test_without_a_precision_block_a_bf16_model_stays_bf16_and_the_engine_says_f
         assert updated == ("torch.bfloat16" if stage == 0 else "torch.float32"), "stage 0 has no masters"
 
 
+def test_a_mistyped_type_is_told_when_the_engine_is_made(on_ranks):
+    optimizer, scheduler = on_ranks(fact_work.told_late)
+    assert "AdamWW is not a supported DeepSpeed Optimizer" in optimizer
+    assert scheduler == "AssertionError: DeepSpeed does not recognize LR scheduler WarmupL"
+
+
+def test_the_engine_does_nothing_with_the_block_for_activation_checkpointing(on_ranks):
+    assert on_ranks(fact_work.checkpointing_after_initialize) is False
+
+
 def test_an_infinite_gradient_is_applied_at_stage_0_in_fp32_and_skipped_elsewhere(on_ranks):
     for (stage, precision), (applied, finite) in on_ranks(
         fact_work.infinite_gradient, STAGES, ("fp32", "bf16")

@@ -11,7 +11,7 @@ SIZE = 8
 TORCH = {"torch_adam": True}
 
 
-def engine_of(stage, model=None, optimizer=None, adam=TORCH, **config):
+def engine_of(stage, model=None, client=None, adam=TORCH, **config):
     """DeepSpeed's own engine for a small model: the smallest config, then what `config` says."""
     import deepspeed
 
@@ -22,11 +22,11 @@ def engine_of(stage, model=None, optimizer=None, adam=TORCH, **config):
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {"stage": stage, "reduce_bucket_size": 1000, "stage3_param_persistence_threshold": 0},
     }
-    if optimizer is None and adam:
+    if client is None and adam:
         whole["optimizer"] = {"type": "AdamW", "params": {"lr": 0.1} | adam}
     whole["zero_optimization"] |= config.pop("zero_optimization", {})
-    parameters = None if optimizer else list(model.parameters())
-    return deepspeed.initialize(model=model, model_parameters=parameters, optimizer=optimizer, config=whole | config)[0]
+    parameters = None if client else list(model.parameters())
+    return deepspeed.initialize(model=model, model_parameters=parameters, optimizer=client, config=whole | config)[0]
 
 
 def step(engine, value=1.0):
@@ -65,6 +65,22 @@ def no_precision_block(stages):
             str(each) for each in (next(engine.module.parameters()).dtype, engine.get_data_types()[0], masters[0].dtype)
         )
         engine.destroy()
+    return found
+
+
+def told_late():
+    """The errors of an engine whose optimizer, and whose scheduler, has a mistyped type."""
+    wrong = {"optimizer": {"type": "AdamWW", "params": {}}}, {"scheduler": {"type": "WarmupL", "params": {}}}
+    return [sentence_of(engine_of, 1, **block) for block in wrong]
+
+
+def checkpointing_after_initialize():
+    """Whether deepspeed.checkpointing was set up by an engine whose config has the block for it."""
+    import deepspeed
+
+    engine = engine_of(1, activation_checkpointing={"partition_activations": True, "number_checkpoints": 2})
+    found = bool(deepspeed.checkpointing.is_configured())
+    engine.destroy()
     return found
 
 
