@@ -82,6 +82,11 @@ def test_a_direct_backward_works_from_stage_1_on_and_in_fp16_with_the_scale(prec
             assert ("Loss scaling is required" in plain) if precision == "fp16" else plain == "works"
 
 
+def test_a_window_is_divided_once_by_either_call_and_twice_by_a_loop_that_divides_too(on_ranks):
+    for (_, call), moved in on_ranks(fact_work.moved_by_a_window, (1, 2, 3)).items():
+        assert moved == (1.0 if "/ 2" in call else 2.0), "the mean of 1 and 3"
+
+
 def test_which_pairs_of_stages_load(two_ranks, tmp_path):
     for pairs in two_ranks.run(fact_work.pairs_of_stages, str(tmp_path)):
         loads = {pair for pair, said in pairs.items() if said == "loads"}

@@ -364,3 +364,25 @@ def printed_by_steps(log_level):
         logger.removeHandler(handler)
         logger.setLevel(level)
     return written.getvalue()
+
+
+def moved_by_a_window(stages):
+    """{(stage, call): how far a weight with gradients 1 and 3 moves in a window of two micro-batches, SGD at lr 1}."""
+    calls = {
+        "engine.backward(loss)": lambda engine, loss: engine.backward(loss),
+        "loss.backward()": lambda _, loss: loss.backward(),
+        "(loss / 2).backward()": lambda _, loss: (loss / 2).backward(),
+    }
+    found = {}
+    for stage in stages:
+        for name, call in calls.items():
+            model = torch.nn.Linear(1, 1, bias=False)
+            torch.nn.init.zeros_(model.weight)
+            client = torch.optim.SGD(model.parameters(), lr=1.0)
+            engine = engine_of(stage, model, client, gradient_accumulation_steps=2)
+            for gradient in (1.0, 3.0):
+                call(engine, engine(torch.full((1, 1), gradient)).sum())
+                engine.step()
+            found[stage, name] = -float(weights(engine)[0])
+            engine.destroy()
+    return found
