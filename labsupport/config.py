@@ -232,7 +232,7 @@ def _bucket_settings(stage, bucket_size):
         return {
             "reduce_bucket_size": elements,
             "stage3_prefetch_bucket_size": elements,
-            # Parameters with fewer elements stay whole on every rank; DeepSpeed's 1e5 would keep most of a
+            # Parameters with at most so many elements stay whole on every rank; DeepSpeed's 1e5 would keep most of a
             # small model whole and hide what stage 3 does.
             "stage3_param_persistence_threshold": 10_000,
         }
