@@ -35,15 +35,19 @@ def _persistence(answer):
     threshold = _threshold(call(answer, sizes, LIVE_BUDGET))
     if len(set(meeting.facts(threshold))) > 1:
         raise Unusable("Your function returns another threshold on each rank.")
-    held, gathered, messages = _measured(threshold)
-    _, most, fewest = _measured(0)
+    few, many = _measured(threshold, 1), _measured(threshold, MICRO_BATCHES)
+    held = few[0]
     if held > LIVE_BUDGET:
-        raise Mistaken("over budget", sizes=sizes, budget=LIVE_BUDGET, threshold=threshold, held=held, right="less")
-    return (
-        f"Measured on 4 live ranks at stage 3, threshold {threshold}: {held:,} bytes stay whole (budget "
-        f"{LIVE_BUDGET:,}), and a step of {MICRO_BATCHES} micro-batches gathers {gathered:,} bytes from each rank in "
-        f"{messages} messages. With threshold 0 it gathers {most:,} bytes in {fewest}."
-    )
+        values = {"budget": LIVE_BUDGET, "threshold": threshold, "held": held}
+        raise Mistaken("over budget", sizes=", ".join(map(str, sizes)), **values)
+    lines = [f"Measured on 4 live ranks at stage 3: {held:,} bytes stay whole (budget {LIVE_BUDGET:,})."]
+    for count, (_, size, messages) in ((1, few), (MICRO_BATCHES, many)):
+        _, without, most = _measured(0, count)
+        words = "1 micro-batch" if count == 1 else f"{count} micro-batches"
+        lines.append(
+            f"A step of {words} gathers {size:,} bytes in {messages} messages; with threshold 0 {without:,} in {most}."
+        )
+    return "\n".join(lines)
 
 
 def _drawn(count):
@@ -94,7 +98,7 @@ def _judge(threshold, sizes, budget):
 
 
 @functools.cache
-def _measured(threshold):
+def _measured(threshold, micro_batches):
     """Return (bytes that stay whole, bytes of the all-gathers in a step, their number) of an engine at stage 3."""
     import deepspeed
     import torch
@@ -104,14 +108,14 @@ def _measured(threshold):
 
     torch.manual_seed(0)
     layers = [torch.nn.Linear(*pair) for pair in zip(WIDTHS, WIDTHS[1:], strict=False)]
-    more = {"bf16": {"enabled": True}, "gradient_accumulation_steps": MICRO_BATCHES}
+    more = {"bf16": {"enabled": True}, "gradient_accumulation_steps": micro_batches}
     config = small_config(3, OPTIMIZERS["adam"], **more)
     keep_nothing = dict.fromkeys(("stage3_max_live_parameters", "stage3_max_reuse_distance"), 0)
     config["zero_optimization"] |= {"stage3_param_persistence_threshold": threshold} | keep_nothing
     engine = deepspeed.initialize(model=torch.nn.Sequential(*layers), config=config)[0]
 
     def step():
-        for _ in range(MICRO_BATCHES):
+        for _ in range(micro_batches):
             engine.backward(engine(torch.ones(1, WIDTHS[0], dtype=torch.bfloat16)).float().pow(2).mean())
             engine.step()
 

@@ -9,7 +9,7 @@ import types
 from labsupport.exercises.answers import call
 from labsupport.exercises.exercise import Mistake, Mistaken, NotAttempted, Unusable
 from labsupport.exercises.meeting import Meeting
-from labsupport.wording import ranks_in_words
+from labsupport.wording import first_line, ranks_in_words
 
 RANKS = 4  # processes of a check; smaller worlds are made of the first of them
 SIZES = (1, 2, 4, 3)
@@ -58,6 +58,9 @@ class Worlds:
                     mine = work()
             except (Unusable, NotAttempted, Mistaken) as raised:
                 problem = raised
+            except Exception as error:  # told to all, so that no rank waits for this one
+                reason = f"This answer could not be judged ({first_line(error)})"
+                problem = Unusable(f"{reason}: compare the shapes and types that it leaves with what is asked for.")
         told = self.meeting.facts([mine, None if problem is None else str(problem) or "not attempted"])[:size]
         if problem is not None:
             raise problem
