@@ -80,15 +80,13 @@ HJSON = {
 
 @leaves_the_file_open
 @pytest.mark.parametrize("name", HJSON)
-def test_deepspeed_reads_hjson_and_the_course_s_reader_json(name, read, tmp_path):
+def test_deepspeed_reads_hjson_and_so_does_the_course(name, read, tmp_path):
     from labsupport.config import read_config
-    from labsupport.errors import ConfigError
 
     path = tmp_path / "ds_config.json"
     path.write_text(HJSON[name])
     assert read(str(path)).train_micro_batch_size_per_gpu == 3
-    with pytest.raises(ConfigError, match="line"):
-        read_config(path)
+    assert read_config(path)["train_micro_batch_size_per_gpu"] == 3
 
 
 @leaves_the_file_open
