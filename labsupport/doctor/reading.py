@@ -142,13 +142,19 @@ def _hjson(text, name, bom, plain_error):
 
 def _place_of(error, plain):
     """The rest of the sentence: as what it is not valid, where, why, and what to look for."""
-    line, column = getattr(error, "lineno", None), getattr(error, "colno", None)
-    if plain is not None:
+    line, column = getattr(error, "lineno", None) or 1, getattr(error, "colno", None) or 1
+    reason = str(error).split(": line")[0].lower()
+    if plain is None:
+        return f"Hjson at line {line}, column {column}: {reason}; mend that place."
+    if line <= plain.lineno:
         return (
             f"JSON at line {plain.lineno}, column {plain.colno}: {plain.msg.lower()}; "
             "look for a missing comma, quote or bracket just before that place."
         )
-    return f"Hjson at line {line or 1}, column {column or 1}: {str(error).split(': line')[0].lower()}; mend that place."
+    return (  # where a comment or a missing comma ends JSON, the reader wants to know what ends Hjson
+        f"Hjson at line {line}, column {column}: {reason}; look for a missing comma, quote or bracket before that "
+        f"place, from line {plain.lineno} on, where it is no plain JSON any more."
+    )
 
 
 def _base64(text):
