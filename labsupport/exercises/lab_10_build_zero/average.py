@@ -167,6 +167,6 @@ EXERCISE = Exercise(
     answer="average_gradients",
     check=_average,
     ranks=RANKS,
-    seconds=40,
+    seconds=60,
     mistakes=MISTAKES,
 )

@@ -217,6 +217,6 @@ EXERCISE = Exercise(
     answer="shard_gradients",
     check=_buckets,
     ranks=RANKS,
-    seconds=40,
+    seconds=60,
     mistakes=MISTAKES,
 )

@@ -212,6 +212,6 @@ EXERCISE = Exercise(
     answer="shard_optimizer",
     check=_sharded,
     ranks=RANKS,
-    seconds=40,
+    seconds=60,
     mistakes=MISTAKES,
 )
