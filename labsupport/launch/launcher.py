@@ -122,7 +122,7 @@ def failure(lines, status, timeout_seconds=None):
     killed = re.search(r"exits with return code = -(\d+)", "\n".join(lines))
     if killed or errors:
         by = f" by {signal.Signals(int(killed[1])).name}" if killed else ""
-        lost = next((found["rank"] for match in errors if (found := LOST_PEER.search(match[0])) and found["rank"]), None)
+        lost = next((found["rank"] for match in errors if (found := LOST_PEER.search(match[0]))["rank"]), None)
         said = [found["said"] for line in lines if (found := OF_RANK.match(line)) and found["rank"] == lost]
         last = f' (its last line was "{said[-1][:300]}")' if said else ""
         return (
