@@ -114,6 +114,8 @@ def start_distributed():
     try:
         # It prints that it found an op that it compiled before.
         with without_stale_locks(), contextlib.redirect_stdout(io.StringIO()):
+            if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+                _meet_apart_from_the_first_start()
             deepspeed.init_distributed(verbose=False)
     except torch.distributed.DistError as error:
         if "EADDRINUSE" in str(error) or "already in use" in str(error):
@@ -126,6 +128,28 @@ def start_distributed():
             "address, the port and the firewall between the nodes."
         ) from error
     atexit.register(_leave_process_group)
+
+
+def _meet_apart_from_the_first_start():
+    """Make the process group of ranks that torchrun has started again, under names of their own in its store.
+
+    torch 2.13 keeps that store (elastic/rendezvous/dynamic_rendezvous.py), and with it the addresses of the ranks that
+    are gone: the new ones call those, and fail or wait for ever.
+    """
+    from deepspeed.constants import default_pg_timeout
+
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    hosted_here = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    store = torch.distributed.TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world_size, hosted_here, default_pg_timeout
+    )
+    torch.distributed.init_process_group(
+        accelerator().communication_backend_name(),
+        timeout=default_pg_timeout,
+        store=torch.distributed.PrefixStore(f"start_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store),
+        rank=rank,
+        world_size=world_size,
+    )
 
 
 def import_ahead():
