@@ -52,6 +52,7 @@ def create_deepspeed_config(
     forward pass; with world_size (ranks) the three must multiply. train_batch_size None is left out: DeepSpeed infers
     it from the others, on any number of ranks. offload_optimizer, offload_param: False,
     "cpu", "nvme", or True, which means "nvme" where nvme_path is given and "cpu" elsewhere.
+    optimizer: a name of DeepSpeed's or of torch.optim's, also one that DeepSpeed has not tested with ZeRO.
     scheduler: None, "WarmupLR", "WarmupDecayLR" or "WarmupCosineLR", counted in optimizer steps.
     gradient_clipping: largest global gradient norm; 0.0 turns clipping off (left out, DeepSpeed clips at 1.0).
     grad_accum_dtype: "fp32" keeps accumulated bf16 gradients in fp32. bucket_size: elements per
@@ -106,6 +107,8 @@ def create_deepspeed_config(
             device = wanted if wanted is not True else ("nvme" if nvme_path else "cpu")
             fragment = create_offload_config(not parameters, parameters, device, nvme_path=nvme_path)
             config = merge_configs(config, fragment)
+    if any(finding.code == "untested-optimizer" for finding in diagnose(config, world_size)):
+        config["zero_allow_untested_optimizer"] = True  # whoever names it here wants it
     return validate_config(config, world_size)
 
 

@@ -261,3 +261,9 @@ def test_a_lab_error_shows_in_a_notebook_as_one_line():
     error = ConfigError("one sentence")
     assert error._render_traceback_() == ["ConfigError: one sentence"]
     assert isinstance(error, LabError) and isinstance(error, ValueError)
+
+
+def test_an_optimizer_that_zero_was_not_tested_with_is_allowed_where_the_builder_is_asked_for_it():
+    for stage, name, allowed in ((0, "SGD", False), (1, "SGD", True), (3, "SGD", True), (2, "AdamW", False)):
+        config = create_deepspeed_config(stage, precision="fp32", optimizer=name)
+        assert ("zero_allow_untested_optimizer" in config) == allowed, (stage, name)
