@@ -7,6 +7,8 @@ The defaults are those of deepspeed/runtime/zero/config.py; tests/test_settings.
 installed DeepSpeed.
 """
 
+import functools
+import json
 from typing import NamedTuple
 
 from labsupport.config import validate_config
@@ -76,6 +78,20 @@ def read_settings(config, world_size=None):
 
     Without world_size it follows from a complete batch triple, else it is 1.
     """
+    try:
+        text = json.dumps(config)
+    except (TypeError, ValueError, RecursionError):  # a dict of Python's own, with a dtype in it, say
+        return _settings(config, world_size)
+    return _settings_of_text(text, world_size)
+
+
+@functools.lru_cache(maxsize=4096)
+def _settings_of_text(text, world_size):
+    """The selector's table asks for one config with every model and card: it is read once."""
+    return _settings(json.loads(text), world_size)
+
+
+def _settings(config, world_size):
     validate_config(config, world_size, silent=False)
     if world_size is None:
         batch, micro, steps = (config.get(key) for key in BATCH_KEYS)
