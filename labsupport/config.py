@@ -107,9 +107,11 @@ def create_deepspeed_config(
             device = wanted if wanted is not True else ("nvme" if nvme_path else "cpu")
             fragment = create_offload_config(not parameters, parameters, device, nvme_path=nvme_path)
             config = merge_configs(config, fragment)
-    if any(finding.code == "untested-optimizer" for finding in diagnose(config, world_size)):
+    findings = diagnose(config, world_size)
+    if any(finding.code == "untested-optimizer" for finding in findings):
         config["zero_allow_untested_optimizer"] = True  # whoever names it here wants it
-    return validate_config(config, world_size)
+        findings = diagnose(config, world_size)
+    return _sound(config, findings, silent=True)
 
 
 def create_offload_config(

@@ -63,18 +63,11 @@ def config_for(choice):
     is left out, and DeepSpeed infers it.
     """
     shape, stage = preset_named(choice["model"]), choice["stage"]
-    config = create_deepspeed_config(
-        stage,
-        precision=choice["precision"],
-        world_size=choice["world_size"],
-        micro_batch_size=choice["micro_batch_size"],
-        gradient_accumulation_steps=choice["accumulation"],
-        train_batch_size=None,
-        offload_optimizer=_device(choice["offload_optimizer"]),
-        offload_param=_device(choice["offload_param"]),
-        nvme_path=NVME_PATH,
-        bucket_size=None,
-    )
+    config = _checked(*(choice[axis] for axis in ("precision", *STRATEGY)))
+    sizes = {
+        "train_micro_batch_size_per_gpu": choice["micro_batch_size"],
+        "gradient_accumulation_steps": choice["accumulation"],
+    }
     square = shape.hidden_size**2
     buckets = {"reduce_bucket_size": square} if stage else {}
     if stage == 3:
@@ -82,7 +75,23 @@ def config_for(choice):
         buckets["stage3_param_persistence_threshold"] = 10 * shape.hidden_size
     if choice["offload_param"] == "nvme":
         buckets["offload_param"] = {"buffer_size": max(shape.tensor_sizes)}
-    return merge_configs(config, {"zero_optimization": buckets})
+    return merge_configs(config, sizes | {"zero_optimization": buckets})
+
+
+@functools.cache
+def _checked(precision, stage, offload_optimizer, offload_param):
+    """The config of a strategy for one sample: whether DeepSpeed combines it depends on nothing else that is chosen."""
+    return create_deepspeed_config(
+        stage,
+        precision=precision,
+        micro_batch_size=1,
+        gradient_accumulation_steps=1,
+        train_batch_size=None,
+        offload_optimizer=_device(offload_optimizer),
+        offload_param=_device(offload_param),
+        nvme_path=NVME_PATH,
+        bucket_size=None,
+    )
 
 
 def run_of(choice, sequence_length=None):
