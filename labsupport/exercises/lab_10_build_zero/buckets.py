@@ -21,7 +21,7 @@ from labsupport.wording import ranks_in_words
 
 WIDTH, LAYERS, LAST = 64, 32, 5
 WEIGHTS = LAYERS * WIDTH**2 + LAST * WIDTH + LAST  # the last layer's bias has 5 elements: padding everywhere but alone
-BUCKET = 7_000
+BUCKET = 10_000  # more than two layers and fewer than three
 BACKWARDS = 2
 
 
@@ -142,7 +142,7 @@ def _judge_bytes(facts, ranks):
     kept, peak = max(fact["kept"] for fact in facts), max(fact["peak"] for fact in facts)
     if kept:
         raise Mistaken("kept whole", ranks=ranks_in_words(ranks), kept=kept)
-    allowed = 4 * WEIGHTS / ranks + 8 * 4 * BUCKET
+    allowed = 4 * WEIGHTS / ranks + 6 * 4 * BUCKET
     if ranks > 1 and peak > allowed:
         whole = f"{4 * WEIGHTS:,}"
         raise Mistaken("peak", ranks=ranks_in_words(ranks), peak=f"{peak:,}", whole=whole, allowed=f"{allowed:,.0f}")

@@ -90,9 +90,9 @@ def shard_optimizer(parameters, make_optimizer):
     ),
     "borrowed": (
         """
-from torch.distributed.optim import ZeroRedundancyOptimizer
-
 def shard_optimizer(parameters, make_optimizer):
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
     return ZeroRedundancyOptimizer(parameters, torch.optim.Adam, lr=0.01).step""",
     ),
 }
