@@ -36,8 +36,8 @@ class LabsDirective(SphinxDirective):
 
 def labs(root):
     """Return the paths of the labs, in the order of the table of contents."""
-    parts = yaml.safe_load(Path(root, "_toc.yml").read_text(encoding="utf-8"))["parts"]
-    files = [chapter["file"] for part in parts for chapter in part["chapters"]]
+    contents = yaml.safe_load(Path(root, "_toc.yml").read_text(encoding="utf-8"))
+    files = [chapter["file"] for part in contents.get("parts", [contents]) for chapter in part["chapters"]]
     return [Path(root, f"{file}.ipynb") for file in files if file.startswith("notebooks/")]
 
 
