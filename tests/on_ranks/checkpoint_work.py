@@ -23,8 +23,8 @@ def small_model(seed, dropout, width=32):
 
 
 def make_trainer(stage, seed=0, precision="fp32", accumulation=1, offload=None, batch=4, dropout=0.1, nvme_path=None,
-                 optimizer=None):  # fmt: skip
-    """optimizer: a name of OPTIMIZERS; None for the one of the config."""
+                 optimizer=None, pipelined=False):  # fmt: skip
+    """optimizer: a name of OPTIMIZERS; None for the one of the config. pipelined: NVMe reads and writes ahead."""
     from labsupport import DeepSpeedTrainer, create_deepspeed_config
 
     config = create_deepspeed_config(
@@ -42,10 +42,19 @@ def make_trainer(stage, seed=0, precision="fp32", accumulation=1, offload=None, 
         warmup_steps=2,
         total_steps=50,
     )
+    if pipelined:
+        # Three rows on the drive; with fewer buffers DeepSpeed's swapper ends at an assertion in the first step.
+        config["zero_optimization"]["sub_group_size"] = 300_000
+        config["zero_optimization"]["offload_optimizer"] |= {
+            "pipeline_read": True,
+            "pipeline_write": True,
+            "buffer_count": 16,
+        }
     if precision == "fp16":
         # Both overflow and growth within six steps.
         config["fp16"] |= {"initial_scale_power": 20, "loss_scale_window": 2, "hysteresis": 2}
-    model = small_model(seed, dropout, width=192 if nvme_path else 32)  # a row goes to the drive from 1 MiB a rank on
+    width = 320 if pipelined else 192 if nvme_path else 32
+    model = small_model(seed, dropout, width)  # a row goes to the drive from 1 MiB a rank on
     if optimizer:
         del config["optimizer"]
         optimizer = OPTIMIZERS[optimizer](model)
