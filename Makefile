@@ -71,8 +71,9 @@ setup:  ## make .venv with the pinned packages; PYTHON=/path/to/python to choose
 	@test -n "$(ANY_PYTHON)" || { echo "error: There is no Python 3 here: install the packages python3, python3-venv and python3-dev." >&2; exit 1; }
 	@"$(ANY_PYTHON)" labsupport/machine/set_up.py "$(VENV)" $(if $(PYTHON),"$(PYTHON)")
 
-ops: setup  ## compile DeepSpeed's C++ ops, once for this machine
+ops: setup  ## compile DeepSpeed's C++ ops and learn which keys it reads, once for this machine
 	@$(BIN)/python -m labsupport.machine.ops
+	@$(BIN)/python -m labsupport.doctor.known
 
 clean:  ## remove the built book and the executed labs, not .venv
 	rm -rf _build
