@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 # DeepSpeed's op builder and the ranks look for ninja and python on the PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help book check test measure faults gpu milestone learner grade serve lab setup ops lint clean
+.PHONY: help book check test measure faults fuzz gpu milestone learner grade serve lab setup ops lint clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -29,6 +29,9 @@ test: ops lint  ## lint, unit tests, multi-rank tests, every lab, a strict book 
 measure: ops  ## predicted beside measured: run all cells again and record them, 40 minutes at most
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python benchmarks/agreement.py
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python benchmarks/step_time.py
+
+fuzz: setup  ## 10,000 configs made at random: the doctor beside DeepSpeed's parser, recorded, 3 minutes
+	$(BIN)/python benchmarks/fuzz.py
 
 faults: ops  ## kill runs and damage checkpoints, and record what is lost: about 40 minutes
 	$(BIN)/python benchmarks/faults.py
@@ -68,8 +71,9 @@ setup:  ## make .venv with the pinned packages; PYTHON=/path/to/python to choose
 	@test -n "$(ANY_PYTHON)" || { echo "error: There is no Python 3 here: install the packages python3, python3-venv and python3-dev." >&2; exit 1; }
 	@"$(ANY_PYTHON)" labsupport/machine/set_up.py "$(VENV)" $(if $(PYTHON),"$(PYTHON)")
 
-ops: setup  ## compile DeepSpeed's C++ ops, once for this machine
+ops: setup  ## compile DeepSpeed's C++ ops and learn which keys it reads, once for this machine
 	@$(BIN)/python -m labsupport.machine.ops
+	@$(BIN)/python -m labsupport.doctor.known
 
 clean:  ## remove the built book and the executed labs, not .venv
 	rm -rf _build

@@ -102,35 +102,14 @@ def measure(preset, micro_batch, sequence, bucket_elements, sizes, rounds, warm_
     return samples, [config_of(stage) for stage in range(4)], size
 
 
-def evaluate(samples, alone, size, world_size):
-    """Fit the rates on the collectives, predict each stage twice, and return all of it beside the medians.
+def evaluate(samples, world_size):
+    """Fit the rates on the collectives; return each one's rate, its times and the fit's errors."""
+    from labsupport.step_time.collectives import COLLECTIVES, fit_rate
 
-    alone: the medians on one rank.
-    """
-    from labsupport.step_time.collectives import COLLECTIVES, communication_seconds, fit_rate, traffic
-    from labsupport.step_time.model import Transformer
-
-    model = Transformer(size["parameters"], size["layers"], 0)
     median = medians(samples)
     times = {name: {key[1]: median[key] for key in median if key[0] == name} for name in COLLECTIVES}
     rates = {name: fit_rate(name, world_size, times[name]) for name in COLLECTIVES}
-    crowding = median["compute"] / alone["compute"]
-    stages = {}
-    for stage in range(4):
-        sent = traffic(model, stage, element_bytes=ELEMENT_BYTES, bucket_elements=BUCKET_ELEMENTS)
-        messages, part = communication_seconds(sent, world_size, rates), 1 / world_size if stage else 1
-        # On CPU ranks the same cores compute and send: nothing is hidden, so the parts add up.
-        from_pytorch = median["compute"] + part * median["adam"] + messages
-        from_one_rank = crowding * (alone[f"stage {stage}"] - (1 - part) * alone["adam"]) + messages
-        stages[stage] = {
-            "communication_seconds": messages,
-            "from_pytorch_seconds": from_pytorch,
-            "from_one_rank_seconds": from_one_rank,
-            "measured_seconds": median[f"stage {stage}"],
-        }
-    return {"collectives": {name: fitted(name, world_size, rates[name], times[name]) for name in COLLECTIVES},
-            "stages": stages, "compute_seconds": median["compute"], "adam_seconds": median["adam"],
-            "crowding": crowding}  # fmt: skip
+    return {"collectives": {name: fitted(name, world_size, rates[name], times[name]) for name in COLLECTIVES}}
 
 
 def fitted(name, world_size, rate, times):
@@ -165,8 +144,8 @@ def main():
         if world_size == 1:
             alone, result = medians(samples), {}
         else:
-            result = evaluate(samples, alone, size, world_size)
-            show(result, world_size)
+            result = evaluate(samples, world_size)
+            show(result, medians(samples), alone, size, world_size)
         spread = {key if isinstance(key, str) else f"{key[0]} {key[1]}": values for key, values in samples.items()}
         measured["worlds"][world_size] = result | size | {"samples": spread}
     path = record(
@@ -176,20 +155,24 @@ def main():
     return 0
 
 
-def show(result, world_size):
+def show(result, seconds, alone, size, world_size):
     """Print the fit and the prediction of one number of ranks."""
+    from labsupport.step_time.model import Transformer
+    from labsupport.step_time.ranks import predicted_steps
+
     for name, fit in result["collectives"].items():
         worst = max(abs(error) for error in fit["relative_error"].values())
         rate = f"alpha {fit['alpha_seconds'] * 1e6:.0f} us, {fit['bytes_per_second'] / 1e9:.2f} GB/s"
         print(f"{world_size} ranks, {name:14} {rate}, worst error of the fit {worst:.0%}")
-    for stage, row in result["stages"].items():
-        measured = row["measured_seconds"]
-        predicted = {name: row[f"{name}_seconds"] for name in ("from_pytorch", "from_one_rank")}
+    rates = {name: (fit["alpha_seconds"], fit["bytes_per_second"]) for name, fit in result["collectives"].items()}
+    model = Transformer(size["parameters"], size["layers"], 0)
+    sizes = {"element_bytes": ELEMENT_BYTES, "bucket_elements": BUCKET_ELEMENTS}
+    for stage, step in predicted_steps(model, world_size, seconds, alone, rates, **sizes).items():
         errors = ", ".join(
-            f"{name.replace('_', ' ')} {seconds * 1e3:.0f} ms ({seconds / measured - 1:+.0%})"
-            for name, seconds in predicted.items()
+            f"{name.replace('_', ' ')} {step[name] * 1e3:.0f} ms ({step[name] / step['measured'] - 1:+.0%})"
+            for name in ("from_pytorch", "from_one_rank")
         )
-        print(f"{world_size} ranks, stage {stage}: measured {measured * 1e3:.0f} ms, predicted {errors}")
+        print(f"{world_size} ranks, stage {stage}: measured {step['measured'] * 1e3:.0f} ms, predicted {errors}")
 
 
 if __name__ == "__main__":

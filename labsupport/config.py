@@ -2,27 +2,23 @@
 
     python -c "import labsupport; print(labsupport.create_deepspeed_config(stage=3, precision='bf16'))"
 
-DeepSpeed 0.19.8 ignores an unknown top-level key and many impossible combinations without a word. What it
-would silently ignore, `validate_config` refuses. This module imports neither torch nor deepspeed.
+DeepSpeed 0.19.8 ignores an unknown top-level key and many impossible combinations without a word. What it would
+ignore, our builders refuse to build. What a config means is asked of labsupport.doctor. No torch.
 """
 
 import copy
-import json
 import os
 import tempfile
 
-from labsupport.config_checks import (
-    BATCH_KEYS,
-    OFFLOAD_DEVICES,
-    PRECISIONS,
-    half_precision_blocks,
-    require_number,
-    require_positive_integer,
-    require_stage,
-    validate_config,
-)
+from labsupport.arguments import require_number, require_positive_integer, require_stage
+from labsupport.doctor.case import Case
+from labsupport.doctor.diagnosis import diagnose
+from labsupport.doctor.findings import ERROR, SILENT
+from labsupport.doctor.reading import read_document
 from labsupport.errors import ConfigError
 
+PRECISIONS = ("fp16", "bf16", "fp32")
+OFFLOAD_DEVICES = ("cpu", "nvme")
 DEFAULT_NVME_PATH = os.path.join(tempfile.gettempdir(), "deepspeed-nvme")
 
 
@@ -56,6 +52,7 @@ def create_deepspeed_config(
     forward pass; with world_size (ranks) the three must multiply. train_batch_size None is left out: DeepSpeed infers
     it from the others, on any number of ranks. offload_optimizer, offload_param: False,
     "cpu", "nvme", or True, which means "nvme" where nvme_path is given and "cpu" elsewhere.
+    optimizer: a name of DeepSpeed's or of torch.optim's, also one that DeepSpeed has not tested with ZeRO.
     scheduler: None, "WarmupLR", "WarmupDecayLR" or "WarmupCosineLR", counted in optimizer steps.
     gradient_clipping: largest global gradient norm; 0.0 turns clipping off (left out, DeepSpeed clips at 1.0).
     grad_accum_dtype: "fp32" keeps accumulated bf16 gradients in fp32. bucket_size: elements per
@@ -73,6 +70,14 @@ def create_deepspeed_config(
         raise ConfigError(f"precision is {precision!r}: choose one of {', '.join(PRECISIONS)}.")
     for name, value in (("lr", lr), ("weight_decay", weight_decay), ("gradient_clipping", gradient_clipping)):
         require_number(name, value)
+    for name, value in (
+        ("train_batch_size", train_batch_size),
+        ("micro_batch_size", micro_batch_size),
+        ("gradient_accumulation_steps", gradient_accumulation_steps),
+        ("world_size", world_size),
+    ):
+        if value is not None:
+            require_positive_integer(name, value)
 
     whole = {"train_batch_size": train_batch_size} if train_batch_size is not None else {}
     config = {
@@ -102,7 +107,11 @@ def create_deepspeed_config(
             device = wanted if wanted is not True else ("nvme" if nvme_path else "cpu")
             fragment = create_offload_config(not parameters, parameters, device, nvme_path=nvme_path)
             config = merge_configs(config, fragment)
-    return validate_config(config, world_size)
+    findings = diagnose(config, world_size)
+    if any(finding.code == "untested-optimizer" for finding in findings):
+        config["zero_allow_untested_optimizer"] = True  # whoever names it here wants it
+        findings = diagnose(config, world_size)
+    return _sound(config, findings, silent=True)
 
 
 def create_offload_config(
@@ -156,49 +165,62 @@ def merge_configs(base, fragment):
     return merged
 
 
+def validate_config(config, world_size=None, silent=True):
+    """Return `config` unchanged, or raise a ConfigError that names the key, the value and the way out.
+
+    Refused is what DeepSpeed refuses, at whichever moment, and, where `silent`, what it would ignore or change without
+    a word: `silent=False` is for a config that somebody else wrote, and that shall train as DeepSpeed trains it.
+    world_size: ranks; where given, the batch triple must multiply on that many. Looks at no hardware.
+    """
+    return _sound(config, diagnose(config, world_size), silent)
+
+
 def read_config(path):
-    """Read a ds_config.json and validate it; raises ConfigError as `parse_config` and `validate_config` do."""
-    return validate_config(parse_config(path))
+    """Read a ds_config file as DeepSpeed does and return it; raises ConfigError for what DeepSpeed refuses."""
+    document = read_document(path)
+    return _sound(document.value, diagnose(document.value, document=document), silent=False)
 
 
 def parse_config(path):
-    """Return what a ds_config.json holds, not yet validated.
+    """Return what a ds_config file holds, as DeepSpeed reads it: JSON or Hjson, not yet validated.
 
-    Raises ConfigError for a file that is missing, unreadable or not JSON (with line and column), and for a key that
+    Raises ConfigError for a file that is missing, unreadable or neither (with line and column), and for a key that
     stands twice.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file, object_pairs_hook=_refuse_duplicates)
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"{path} is not valid JSON at line {error.lineno}, column {error.colno}: {error.msg.lower()}; "
-            "look for a missing comma or quote just before that place."
-        ) from None
-    except UnicodeDecodeError:
-        raise ConfigError(
-            f"Cannot read the config {path}: it is not UTF-8 text; give the path of a JSON file."
-        ) from None
-    except OSError as error:
-        raise ConfigError(
-            f"Cannot read the config {path}: {error.strerror.lower()}; give the path of a JSON file."
-        ) from None
+    document = read_document(path)
+    about_the_file = {"not-a-dict", "duplicate-key", "nested-too-deep", "number-too-large"}
+    found = [finding for finding in diagnose(document.value, document=document) if finding.code in about_the_file]
+    return _sound(document.value, found, silent=False)
+
+
+def _sound(config, findings, silent):
+    for finding in findings:
+        if finding.severity == ERROR or (silent and finding.severity == SILENT):
+            raise ConfigError(as_error(finding))
+    return config
+
+
+def as_error(finding):
+    """Return a finding as an error says it: one sentence, with the key that it is about."""
+    text = finding.in_words
+    if finding.path and finding.keys[-1] not in text:
+        text = f"{finding.path}: {text}"
+    return text[0].upper() + text[1:] if text.split()[0] in ("a", "the", "plain", "neither") else text
 
 
 def zero_stage(config):
     """Return the ZeRO stage that DeepSpeed will run for this config; 0 where none is named."""
-    return config.get("zero_optimization", {}).get("stage", 0)
+    return Case(config).stage
 
 
 def offload_devices(config):
-    """Return where optimizer states and parameters go: a pair of "none", "cpu" or "nvme"."""
-    zero = config.get("zero_optimization", {})
-    return tuple((zero.get(key) or {}).get("device", "none") for key in ("offload_optimizer", "offload_param"))
+    """Return where DeepSpeed will send optimizer states and parameters: a pair of "none", "cpu" or "nvme"."""
+    return Case(config).offload_in_force
 
 
 def config_precision(config):
     """Return "fp16", "bf16" or "fp32", as DeepSpeed will read this config."""
-    return next((name for name, block in half_precision_blocks(config).items() if block.get("enabled")), "fp32")
+    return Case(config).precision
 
 
 def _bucket_settings(stage, bucket_size):
@@ -215,7 +237,7 @@ def _bucket_settings(stage, bucket_size):
         return {
             "reduce_bucket_size": elements,
             "stage3_prefetch_bucket_size": elements,
-            # Parameters with fewer elements stay whole on every rank; DeepSpeed's 1e5 would keep most of a
+            # Parameters with at most so many elements stay whole on every rank; DeepSpeed's 1e5 would keep most of a
             # small model whole and hide what stage 3 does.
             "stage3_param_persistence_threshold": 10_000,
         }
@@ -226,11 +248,6 @@ def _inferred_micro_batch_size(config, world_size):
     """The samples per rank per forward pass that make the triple multiply, or None where that is not known."""
     if world_size is None:
         return None
-    for name, value in (
-        ("world_size", world_size),
-        *((key, config[key]) for key in BATCH_KEYS if key in config),
-    ):
-        require_positive_integer(name, value)
     batch, steps = config["train_batch_size"], config["gradient_accumulation_steps"]
     if batch % (steps * world_size):
         raise ConfigError(
@@ -256,12 +273,3 @@ def _scheduler_block(scheduler, lr, warmup_steps, total_steps):
         "type": scheduler,
         "params": params | ({"total_num_steps": total_steps} if needs_total[scheduler] else {}),
     }
-
-
-def _refuse_duplicates(pairs):
-    block = {}
-    for key, value in pairs:
-        if key in block:
-            raise ConfigError(f"The key {key!r} stands twice in one block of the config: keep one of them.")
-        block[key] = value
-    return block

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from labsupport.arguments import require_positive_integer
 from labsupport.checkpoint.options import changes, manifest_to_resume, options_of, taken_over
 from labsupport.checkpoint.schedule import Saves
 from labsupport.checkpoint.tags import has_checkpoint
@@ -32,8 +33,8 @@ from labsupport.config import (
     read_config,
     zero_stage,
 )
-from labsupport.config_checks import require_positive_integer
 from labsupport.corpus import endless_batches, text_loader
+from labsupport.doctor.case import Case
 from labsupport.engine import end_rank, import_ahead, initialize_deepspeed, start_distributed
 from labsupport.errors import ConfigError, LabError, TrainingError
 from labsupport.launch.hostfile import hand_over_to_launcher
@@ -177,7 +178,7 @@ def train(options):
     training_run = Run(preset, config, world_size, options.sequence_length, options.activation_checkpointing)
     say(f"Run: {training_run.in_words()}.")
     if rank == 0 and machine.accelerator == "cuda":
-        _require_memory(training_run)
+        _require_memory(training_run, say)
     trainer = DeepSpeedTrainer(make_model(options, preset, config, say), config)
     engine = trainer.engine
     training, validation = batches(options, engine.train_micro_batch_size_per_gpu(), rank, world_size)
@@ -230,9 +231,12 @@ def make_config(options, machine, world_size):
     )
 
 
-def _require_memory(run):
+def _require_memory(run, say=print):
     """Raise TrainingError where the planner says that a run does not fit, before minutes go into finding out."""
-    if read_settings(run.config, run.world_size).states is None:
+    settings = read_settings(run.config, run.world_size)
+    if settings.not_described:
+        say(f"Planned without: {', '.join(settings.not_described)}.")
+    if settings.states is None:
         return  # an optimizer that the planner cannot describe
     if reason := too_large(plan_of(run), run.model_in_words, "cuda"):
         raise TrainingError(reason)
@@ -268,7 +272,7 @@ def resume(options, trainer, training, manifest, say):
     trainer.load_checkpoint(options.resume, options.tag, fall_back=options.fall_back)
     done, lr = engine.global_steps, engine.get_lr()[0]
     say(f"Resumed {options.resume} after step {done}.")
-    wanted_lr = None if engine.lr_scheduler else engine.config.get("optimizer", {}).get("params", {}).get("lr")
+    wanted_lr = None if engine.lr_scheduler else Case(engine.config).optimizer_params.get("lr")
     for sentence in changes(manifest, engine.train_batch_size(), wanted_lr, lr):
         say(sentence)
     if done >= options.steps:

@@ -17,7 +17,9 @@ import warnings
 
 import torch
 
-from labsupport.config import parse_config
+from labsupport.config import as_error, parse_config
+from labsupport.doctor.diagnosis import diagnose
+from labsupport.doctor.findings import ERROR, SILENT
 from labsupport.errors import ConfigError, TrainingError
 from labsupport.machine.hardware import accelerator, fused_adam, gpu_computes_bf16, nvme_obstacle, say_once
 from labsupport.machine.op_builds import prepare_op_builds, without_stale_locks
@@ -35,13 +37,16 @@ def initialize_deepspeed(model, config, optimizer=None):
     deepspeed launcher, under torchrun, on a rank of `start_ranks`, and with no launcher as one rank.
 
     Adam that the config leaves open becomes FusedAdam where that compiles, else torch's AdamW, and rank 0
-    prints which. Raises ConfigError for a config that cannot work, TrainingError for what this machine
-    lacks: fp16 on most CPUs, a GPU for each rank, libaio for NVMe, a free port, a compiler.
+    prints which, and what DeepSpeed ignores or changes in the config without a word. Raises ConfigError for a
+    config that cannot work, TrainingError for what this machine lacks: fp16 on most CPUs, a GPU for each rank,
+    libaio for NVMe, a free port, a compiler.
     """
     config = copy.deepcopy(config) if isinstance(config, dict) else parse_config(config)
     start_distributed()
-    settings = read_settings(config, torch.distributed.get_world_size())
+    in_force = config if optimizer is None else {key: value for key, value in config.items() if key != "optimizer"}
+    settings = read_settings(in_force, torch.distributed.get_world_size())
     _check_precision_runs_here(settings)
+    _say_what_is_found(in_force)
     _check_client_optimizer(config, settings, optimizer)
     _check_nvme_runs_here(settings, model)
     if optimizer is None:
@@ -58,6 +63,15 @@ def initialize_deepspeed(model, config, optimizer=None):
     except Exception as error:
         raise _one_sentence(error) from error
     return engine, wrapped, dataloader, scheduler
+
+
+def _say_what_is_found(config):
+    """Raise ConfigError for what DeepSpeed refuses on this accelerator; print, on rank 0, what it would not tell."""
+    for finding in diagnose(config, torch.distributed.get_world_size(), accelerator().device_name()):
+        if finding.severity == ERROR and finding.code != "fp16-on-a-cpu":  # this processor was asked, and has fp16
+            raise ConfigError(as_error(finding))
+        if finding.severity == SILENT and torch.distributed.get_rank() == 0:
+            say_once(f"Config: {as_error(finding)}")
 
 
 def start_distributed():
@@ -100,6 +114,8 @@ def start_distributed():
     try:
         # It prints that it found an op that it compiled before.
         with without_stale_locks(), contextlib.redirect_stdout(io.StringIO()):
+            if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+                _meet_apart_from_the_first_start()
             deepspeed.init_distributed(verbose=False)
     except torch.distributed.DistError as error:
         if "EADDRINUSE" in str(error) or "already in use" in str(error):
@@ -112,6 +128,28 @@ def start_distributed():
             "address, the port and the firewall between the nodes."
         ) from error
     atexit.register(_leave_process_group)
+
+
+def _meet_apart_from_the_first_start():
+    """Make the process group of ranks that torchrun has started again, under names of their own in its store.
+
+    torch 2.13 keeps that store (elastic/rendezvous/dynamic_rendezvous.py), and with it the addresses of the ranks that
+    are gone: the new ones call those, and fail or wait for ever.
+    """
+    from deepspeed.constants import default_pg_timeout
+
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    hosted_here = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    store = torch.distributed.TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world_size, hosted_here, default_pg_timeout
+    )
+    torch.distributed.init_process_group(
+        accelerator().communication_backend_name(),
+        timeout=default_pg_timeout,
+        store=torch.distributed.PrefixStore(f"start_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store),
+        rank=rank,
+        world_size=world_size,
+    )
 
 
 def import_ahead():
@@ -143,9 +181,14 @@ def choose_adam(config, settings):
         return
     if settings.offload_optimizer != "none":
         return  # DeepSpeed takes its own CPU Adam for offloaded states
+    params = dict(block.get("params") or {})
+    if not params.pop("bias_correction", True):
+        return  # torch's has no such choice
     fused, reason = fused_adam(accelerator().device_name())
     if not fused:
-        block["params"] = (block.get("params") or {}) | {"torch_adam": True}
+        params.pop("set_grad_none", None)  # of FusedAdam alone
+        # Where the config names no weight decay, FusedAdam has none and torch's AdamW would have 0.01.
+        block["params"] = {"weight_decay": 0.0} | params | {"torch_adam": True}
     if torch.distributed.get_rank() == 0:
         say_once(f"Optimizer: {'DeepSpeed FusedAdam' if fused else f'torch AdamW: {reason}'}.")
 
@@ -168,6 +211,11 @@ def _check_precision_runs_here(settings):
 
 
 def _check_client_optimizer(config, settings, optimizer):
+    if optimizer is None and not config.get("optimizer", {}).get("type") and settings.stage in (1, 2):
+        raise ConfigError(
+            f"The config names no optimizer, which ZeRO stage {settings.stage} needs: name one, or pass one to "
+            "initialize_deepspeed."
+        )
     if optimizer is None or settings.stage == 0:
         return
     name = type(optimizer).__name__

@@ -7,21 +7,19 @@ The defaults are those of deepspeed/runtime/zero/config.py; tests/test_settings.
 installed DeepSpeed.
 """
 
+import functools
+import json
 from typing import NamedTuple
 
-from labsupport.config import config_precision, offload_devices, zero_stage
-from labsupport.config_checks import (
-    BATCH_KEYS,
-    half_precision_blocks,
-    require_number,
-    require_positive_integer,
-    validate_config,
-)
-from labsupport.errors import ConfigError
+from labsupport.config import validate_config
+from labsupport.doctor.case import BATCH_KEYS, Case
+from labsupport.doctor.rules.precision import dtype_of
 
-BYTES_OF = {"fp32": 4, "fp16": 2, "bf16": 2}
-# Adam and its kin keep two numbers a parameter beside the master weight, Lion and Adagrad one.
+BYTES_OF = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+# Adam and its kin keep two numbers a parameter beside the master weight, Lion and Adagrad one. DeepSpeed takes its own
+# names in any case of letters.
 STATES_OF = {"Adam": 2, "AdamW": 2, "Lion": 1, "Adagrad": 1, "Lamb": 2}
+OWN_NAMES = {name.lower(): name for name in STATES_OF}
 
 
 class Settings(NamedTuple):
@@ -57,6 +55,7 @@ class Settings(NamedTuple):
     parameter_nvme_path: str | None = None
     optimizer_buffers: int = 4  # offload_optimizer.buffer_count, for NVMe
     optimizer_nvme_path: str | None = None
+    not_described: tuple = ()  # what is in force and in no field here, in words: the planner plans without it
 
     @property
     def parameter_bytes(self):
@@ -75,99 +74,108 @@ class Settings(NamedTuple):
 
 
 def read_settings(config, world_size=None):
-    """Check a ds_config on `world_size` ranks and return its Settings; raises ConfigError as validate_config does.
+    """Return what a ds_config means on `world_size` ranks, as DeepSpeed reads it; raises ConfigError where it refuses.
 
     Without world_size it follows from a complete batch triple, else it is 1.
     """
-    validate_config(config, world_size)
-    zero, data_types = config.get("zero_optimization", {}), config.get("data_types", {})
-    batch, micro, steps = (config.get(key) for key in BATCH_KEYS)
+    try:
+        text = json.dumps(config)
+    except (TypeError, ValueError, RecursionError):  # a dict of Python's own, with a dtype in it, say
+        return _settings(config, world_size)
+    return _settings_of_text(text, world_size)
+
+
+@functools.lru_cache(maxsize=4096)
+def _settings_of_text(text, world_size):
+    """The selector's table asks for one config with every model and card: it is read once."""
+    return _settings(json.loads(text), world_size)
+
+
+def _settings(config, world_size):
+    validate_config(config, world_size, silent=False)
     if world_size is None:
-        world_size = batch // (micro * steps) if batch and micro and steps else 1
-    require_positive_integer("world_size", world_size)
-    steps = steps or (batch // (micro * world_size) if batch and micro else 1)
-    micro = micro or batch // (steps * world_size)
-    if not micro or not steps:
-        raise ConfigError(
-            f"train_batch_size {batch} is too small for {world_size} ranks: give at least one sample a rank and step."
-        )
-    precision, stage = config_precision(config), zero_stage(config)
-    half = half_precision_blocks(config).get(precision, {})
-    optimizer = config.get("optimizer") or {}
-    name, parameters = optimizer.get("type", "AdamW"), optimizer.get("params") or {}
-    optimizer_offload, parameter_offload = zero.get("offload_optimizer") or {}, zero.get("offload_param") or {}
-    low = any(half.get(key) for key in ("bf16_master_weights_and_grads", "fp16_master_weights_and_grads"))
-    of_optimizer, of_parameters = offload_devices(config)
-    _check_low_precision(stage, low, bool(half.get("bf16_optimizer_states")), of_optimizer)
+        batch, micro, steps = (config.get(key) for key in BATCH_KEYS)
+        world_size = int(batch // (micro * steps)) if batch and micro and steps else 1
+        validate_config(config, world_size, silent=False)
+    case = Case(config, world_size)
+    zero, low = case.zero, case.bf16.bf16_master_weights_and_grads or case.fp16.fp16_master_weights_and_grads
+    blocks = zip(case.offload_in_force, (zero.offload_optimizer, zero.offload_param), strict=True)
+    to_optimizer, to_parameters = (block if device != "none" else None for device, block in blocks)
     values = {
-        "stage": stage,
+        "stage": int(case.stage),
         "world_size": world_size,
-        "precision": precision,
-        "accumulation_dtype": data_types.get("grad_accum_dtype") or precision,
+        "precision": case.precision,
+        "accumulation_dtype": dtype_of(case.block("data_types").get("grad_accum_dtype")) or case.precision,
         "master_bytes": 2 if low else 4,
-        "state_bytes": 2 if half.get("bf16_optimizer_states") else 4,
-        "optimizer": name,
-        "torch_adam": parameters.get("torch_adam"),
-        "micro_batch_size": micro,
-        "accumulation_steps": steps,
-        "offload_optimizer": of_optimizer,
-        "offload_param": of_parameters,
-        "pin_memory": optimizer_offload.get("pin_memory", parameter_offload.get("pin_memory", True)),
-        "gradient_clipping": config.get("gradient_clipping"),
-        "overlap_comm": zero["overlap_comm"] if zero.get("overlap_comm") is not None else stage == 3,
-        "parameter_buffers": parameter_offload.get("buffer_count"),
-        "parameter_buffer_size": parameter_offload.get("buffer_size"),
-        "parameter_nvme_path": parameter_offload.get("nvme_path"),
-        "optimizer_buffers": optimizer_offload.get("buffer_count"),
-        "optimizer_nvme_path": optimizer_offload.get("nvme_path"),
-        **{field: zero.get(key) for field, key in _ZERO_KEYS.items()},
+        "state_bytes": 2 if case.bf16.bf16_optimizer_states else 4,
+        "states": _states(case),
+        "optimizer": OWN_NAMES.get(case.optimizer, case.block("optimizer").get("type") or "AdamW"),
+        "torch_adam": case.optimizer_params.get("torch_adam"),
+        "micro_batch_size": _whole(case.batch.micro),
+        "accumulation_steps": _whole(case.batch.steps),
+        "offload_optimizer": case.offload_in_force[0],
+        "offload_param": case.offload_in_force[1],
+        "pin_memory": (to_optimizer or to_parameters).pin_memory if to_optimizer or to_parameters else True,
+        "gradient_clipping": case.value("gradient_clipping"),
+        "multi_rank_allreduce": zero.use_multi_rank_bucket_allreduce,
+        "persistence_threshold": zero.param_persistence_threshold,
+        **{name: getattr(zero, name) for name in _OF_THE_SAME_NAME},
+        "not_described": tuple(_not_described(case)),
     }
-    elements = {"reduce_bucket_size", "allgather_bucket_size", "sub_group_size", *_STAGE_3_KEYS}
-    given = {key: value for key, value in values.items() if value is not None}
-    given = {key: _elements(_ZERO_KEYS[key], value) if key in elements else value for key, value in given.items()}
-    return Settings(states=_states(name, parameters), **given)
+    if to_parameters:
+        values |= {"parameter_buffers": to_parameters.buffer_count, "parameter_buffer_size": to_parameters.buffer_size,
+                   "parameter_nvme_path": _path(to_parameters)}  # fmt: skip
+    if to_optimizer:
+        values |= {"optimizer_buffers": to_optimizer.buffer_count, "optimizer_nvme_path": _path(to_optimizer)}
+    return Settings(**values)
 
 
-_STAGE_3_KEYS = ("prefetch_bucket_size", "persistence_threshold", "max_live_parameters", "max_reuse_distance")
-_ZERO_KEYS = {
-    "reduce_bucket_size": "reduce_bucket_size",
-    "allgather_bucket_size": "allgather_bucket_size",
-    "multi_rank_allreduce": "use_multi_rank_bucket_allreduce",
-    "reduce_scatter": "reduce_scatter",
-    "sub_group_size": "sub_group_size",
-    "prefetch_bucket_size": "stage3_prefetch_bucket_size",
-    "persistence_threshold": "stage3_param_persistence_threshold",
-    "max_live_parameters": "stage3_max_live_parameters",
-    "max_reuse_distance": "stage3_max_reuse_distance",
-}
+_OF_THE_SAME_NAME = ("reduce_bucket_size", "allgather_bucket_size", "overlap_comm", "reduce_scatter", "sub_group_size",
+                     "prefetch_bucket_size", "max_live_parameters", "max_reuse_distance")  # fmt: skip
 
 
-def _elements(key, value):
-    """Return a number of elements as DeepSpeed's parser takes it: 5e8 and "500000000" are 500000000, 1.5 is refused."""
-    count = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
-    require_number(key, count, 1 if key == "reduce_bucket_size" else 0, what="whole number of elements")
-    if count != int(count):
-        raise ConfigError(f"{key} is {value!r}: give a whole number of elements.")
-    return int(count)
+def _path(block):
+    return None if block.nvme_path is None else str(block.nvme_path)
 
 
-def _check_low_precision(stage, masters, states, offload_optimizer):
-    """DeepSpeed's own rules: runtime/config.py and base_optimizer.py, _configure_master_weights."""
-    if (masters or states) and stage == 0:
-        raise ConfigError("Low-precision master weights need stage 1, 2 or 3, and the stage is 0: choose one of those.")
-    if states and not masters:
-        raise ConfigError("bf16_optimizer_states is on alone: turn bf16_master_weights_and_grads on as well.")
-    if masters and not states and offload_optimizer != "cpu":
-        raise ConfigError(
-            "16-bit master weights with fp32 optimizer states need the optimizer on the CPU, and offload_optimizer is "
-            f"{offload_optimizer!r}: use device 'cpu', or bf16_optimizer_states."
-        )
+def _whole(size):
+    """A size of the batch as a number of samples; DeepSpeed reckons with 2.0 as well."""
+    return int(size)
 
 
-def _states(name, parameters):
-    if name == "SGD":
-        return 1 if parameters.get("momentum") else 0
-    return STATES_OF.get(name)
+def _states(case):
+    if case.optimizer is None:
+        return STATES_OF["AdamW"]
+    if case.optimizer == "SGD":
+        return 1 if case.optimizer_params.get("momentum") else 0
+    return STATES_OF.get(OWN_NAMES.get(case.optimizer))
+
+
+def _not_described(case):
+    """What changes what a rank holds or sends, and has no field in Settings, as a person would name it."""
+    zero, offload = case.zero, case.zero.offload_optimizer
+    if case.stage == 3 and zero.zero_hpz_partition_size > 1:
+        yield f"hpZ (zero_hpz_partition_size {zero.zero_hpz_partition_size})"
+    if case.stage == 3 and zero.zero_quantized_weights:
+        yield "quantized weights (zero_quantized_weights)"
+    if case.stage == 3 and zero.zero_quantized_gradients:
+        yield "quantized gradients (zero_quantized_gradients)"
+    if case.tensor_parallel.autotp_size > 1:
+        yield f"tensor parallelism (autotp_size {case.tensor_parallel.autotp_size})"
+    if case.config.get("sequence_parallel_size", 1) not in (0, 1, None):
+        yield f"sequence parallelism (sequence_parallel_size {case.config['sequence_parallel_size']})"
+    if case.block("expert_parallel").get("enabled"):
+        yield "expert parallelism (expert_parallel)"
+    if case.stage and zero.zenflow is not None:
+        yield "ZenFlow (zenflow)"
+    if case.stage == 3 and offload and offload.device != "none" and offload.ratio < 1:
+        yield f"partial offload (ratio {offload.ratio:g})"
+    if case.stage == 3 and offload and offload.super_offload:
+        yield "SuperOffload (super_offload)"
+    if case.block("torch_autocast").get("enabled"):
+        yield "torch_autocast"
+    if case.parsed("compile").deepcompile:
+        yield "DeepCompile (compile.deepcompile)"
 
 
 FP32 = 4

@@ -41,7 +41,7 @@ def test_what_only_deepspeed_finds_wrong_is_one_sentence_too(two_ranks):
     name, text = on_ranks(two_ranks, "initialize_raw", config)
     assert name == "ConfigError" and "reduce_buckets" in text
     name, text = on_ranks(two_ranks, "initialize_raw", {"train_batch_size": 7})
-    assert name == "ConfigError" and "world_size 2" in text
+    assert name == "ConfigError" and "2 ranks" in text
 
 
 ONE_RANK = """
@@ -199,3 +199,55 @@ def test_whatever_the_optimizer_the_precision_is_checked(two_ranks, name):
         pytest.skip("this processor runs fp16")
     error, text = on_ranks(two_ranks, "initialize_raw", with_optimizer(name, 2, precision="fp16"))
     assert error == "ConfigError" and 'precision="bf16"' in text
+
+
+SMALL = {"reduce_bucket_size": 100_000, "allgather_bucket_size": 100_000}
+TAKEN = {
+    "an unknown key": {"zero_optimisation": {"stage": 2}},
+    "a name in other letters": {"optimizer": {"type": "adamw", "params": {"lr": 1e-3}}},
+    "no parameters": {"optimizer": {"type": "ADAM", "params": None}},
+    "parameters of FusedAdam": {"optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "set_grad_none": True}}},
+    "parameters that nothing offloads": {
+        "zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}, **SMALL}
+    },
+    "a switch as a text": {"bf16": {"enabled": "true"}, "zero_optimization": {"stage": "1", **SMALL}},
+}
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+def test_what_deepspeed_trains_trains_here(two_ranks, kind):
+    config = {"train_micro_batch_size_per_gpu": 4, "optimizer": {"type": "AdamW", "params": {"lr": 1e-3}}} | TAKEN[kind]
+    for first, *_, last in two_ranks.run(rank_work.losses_with, config):
+        assert last < first
+
+
+def test_a_file_of_hjson_trains_and_what_is_silent_is_printed_once_on_rank_0(two_ranks, tmp_path):
+    path = tmp_path / "ds_config.json"
+    path.write_text(
+        "{ // by hand\n train_micro_batch_size_per_gpu: 2\n gradient_cliping: 0.5,\n"
+        " optimizer: {type: adamw\n params: {lr: 0.1}}}"
+    )
+    (first, again), other = two_ranks.run(rank_work.said_of, str(path))
+    assert first.count("Config: ") == 1 and "did you mean 'gradient_clipping'?" in first
+    assert "Config: " not in again and not any("Config: " in text for text in other)
+
+
+def test_what_deepspeed_refuses_late_is_refused_before_it_starts(two_ranks):
+    config = {"train_batch_size": 8, "optimizer": {"type": "Lamb", "params": {"lr": 0.1}}}
+    name, text = on_ranks(two_ranks, "initialize_raw", config)
+    assert name == "ConfigError" and "op for GPUs" in text
+    name, text = on_ranks(two_ranks, "initialize_raw", {"train_batch_size": 8, "zero_optimization": {"stage": 2}})
+    assert name == "ConfigError" and "names no optimizer" in text
+
+
+def test_torchs_adam_decays_no_more_than_the_config_says():
+    """FusedAdam, which DeepSpeed would take, has no weight decay of its own; torch's AdamW has 0.01."""
+    from unittest import mock
+
+    from labsupport import engine
+
+    config = {"optimizer": {"type": "AdamW", "params": {"lr": 0.1, "bias_correction": True}}}
+    no_compiler = mock.patch.object(engine, "fused_adam", lambda device: (False, ""))
+    with no_compiler, mock.patch("torch.distributed.get_rank", lambda: 1):
+        engine.choose_adam(config, Settings())
+    assert config["optimizer"]["params"] == {"weight_decay": 0.0, "lr": 0.1, "torch_adam": True}

@@ -10,8 +10,8 @@ from conftest import ROOT
 PACKAGE = ROOT / "labsupport"
 # From the bottom to the top: a module imports from its own line or from those before it, never from a later one.
 FLOORS = [
-    "wording errors machine corpus plots",
-    "config_checks models launch records command_line",
+    "wording errors arguments machine corpus plots",
+    "doctor symptoms models launch records command_line",
     "config compare",
     "settings runs",
     "engine memory",
@@ -83,7 +83,7 @@ def test_no_modules_import_each_other_in_a_loop():
 
 def test_a_wrong_import_would_be_seen():
     assert upward(IMPORTS | {"errors": imports_of("def late():\n    from labsupport.memory import planner", MODULES)})
-    assert loop_in(IMPORTS | {"errors": {"config_checks"}})
+    assert loop_in(IMPORTS | {"errors": {"config"}})
     assert imports_of("import labsupport.config\nfrom labsupport import settings", MODULES) == {"config", "settings"}
 
 

@@ -8,6 +8,8 @@ import pytest
 LIGHT = [
     "labsupport",
     "labsupport.config",
+    "labsupport.doctor",
+    "labsupport.doctor.__main__",
     "labsupport.machine",
     "labsupport.machine.cards",
     "labsupport.launch",

@@ -66,13 +66,13 @@ def test_every_optimizer_is_read_and_only_the_planner_refuses():
         ({"type": "AdamW"}, 2),
         ({"type": "SGD"}, 0),
         ({"type": "SGD", "params": {"momentum": 0.9}}, 1),
-        ({"type": "Shampoo", "params": None}, None),
+        ({"type": "RMSprop", "params": None}, None),
     ):
         config = {**BASE, "optimizer": block}
         settings = read_settings(config, 2)
         assert (settings.optimizer, settings.states) == (block["type"], states)
         if states is None:
-            with pytest.raises(ConfigError, match=r"not know the optimizer 'Shampoo': it can describe SGD, Adam.*\.$"):
+            with pytest.raises(ConfigError, match=r"not know the optimizer 'RMSprop': it can describe SGD, Adam.*\.$"):
                 plan("tiny", config, world_size=2)
         else:
             held = plan("tiny", config, world_size=2).held("at rest")["optimizer states"]
@@ -89,7 +89,7 @@ def test_precision_offload_and_low_precision_states_are_read():
         **BASE,
         "bf16": {"enabled": True, "bf16_master_weights_and_grads": True, "bf16_optimizer_states": True},
         "data_types": {"grad_accum_dtype": "fp32"},
-        "optimizer": {"type": "Adam", "params": {"torch_adam": True}},
+        "optimizer": {"type": "adam", "params": {"torch_adam": False}},
         "zero_optimization": {
             "stage": 3,
             "reduce_bucket_size": 5e7,
@@ -100,7 +100,8 @@ def test_precision_offload_and_low_precision_states_are_read():
     }
     settings = read_settings(config, 2)
     assert settings._asdict() | {
-        "precision": "bf16", "accumulation_dtype": "fp32", "master_bytes": 2, "state_bytes": 2, "torch_adam": True,
+        "precision": "bf16", "accumulation_dtype": "fp32", "master_bytes": 2, "state_bytes": 2, "torch_adam": False,
+        "optimizer": "Adam",
         "offload_optimizer": "nvme", "offload_param": "cpu", "optimizer_buffers": 6, "pin_memory": False,
         "max_live_parameters": 0, "reduce_bucket_size": 50_000_000, "stage": 3,
     } == settings._asdict()  # fmt: skip
@@ -118,7 +119,10 @@ def test_precision_offload_and_low_precision_states_are_read():
             {"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}, "zero_optimization": {"stage": 2}},
             "need the optimizer on the CPU",
         ),
-        ({"train_batch_size": 3, "train_micro_batch_size_per_gpu": None}, "too small for 8 ranks|is not"),
+        (
+            {"train_batch_size": 3, "train_micro_batch_size_per_gpu": None},
+            "leaves train_micro_batch_size_per_gpu 0 on 8 ranks",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(change, words):
@@ -138,7 +142,5 @@ def test_a_number_of_elements_is_taken_as_deepspeed_takes_it(key, value):
     except ValueError:
         with pytest.raises(ConfigError, match=key):
             read_settings(config, 1)
-        return
-    if value is True:  # it takes a 1 for that, which nobody means
         return
     assert getattr(read_settings(config, 1), key.replace("stage3_", "")) == theirs

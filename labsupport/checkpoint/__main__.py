@@ -12,13 +12,13 @@ import sys
 
 from tabulate import tabulate
 
+from labsupport.arguments import require_positive_integer
 from labsupport.checkpoint.contents import contents_of
 from labsupport.checkpoint.convert import convert
 from labsupport.checkpoint.export import DTYPES, export
 from labsupport.checkpoint.tags import prune, read_latest, tag_to_load, tags_of
 from labsupport.checkpoint.verify import verify
 from labsupport.command_line import OneSentenceParser, exit_status
-from labsupport.config_checks import require_positive_integer
 from labsupport.errors import CheckpointError
 from labsupport.wording import mebibytes
 

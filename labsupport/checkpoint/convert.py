@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from labsupport.checkpoint.contents import contents_of
-from labsupport.checkpoint.tags import LATEST_UNIVERSAL
+from labsupport.checkpoint.tags import LATEST_UNIVERSAL, is_full
 from labsupport.errors import CheckpointError
 
 
@@ -22,7 +22,8 @@ def convert(folder, target):
     Raises CheckpointError where the target holds something, and with the converter's last line where it fails.
     """
     folder, target = Path(folder), Path(target)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    is_new = not (target.exists() or target.is_symlink())
+    if not is_new and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError(f"{target} is not an empty folder: name one that is empty or does not exist.")
     if contents_of(folder).stage == 0:
         raise CheckpointError(
@@ -34,8 +35,9 @@ def convert(folder, target):
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", *map(str, flags)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        shutil.rmtree(part, ignore_errors=True)
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = "no space left on device" if part.exists() and is_full(part) else last
+        shutil.rmtree(target if is_new else part, ignore_errors=True)
         raise CheckpointError(f"DeepSpeed's converter does not convert {folder}: {last}")
     part.rename(target / folder.name)
     (target / LATEST_UNIVERSAL).write_text(folder.name, encoding="utf-8")

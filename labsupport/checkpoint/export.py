@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from labsupport.checkpoint.manifest import ADAPTER_CONFIG, MODEL_CONFIG, read_manifest
@@ -21,6 +22,7 @@ from labsupport.errors import CheckpointError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LORA_NAME = re.compile(r"\.(lora_[A-Za-z_]+)\.([^.]+)(\.|$)")
+WHOLE_NAME = re.compile(r"\.modules_to_save\.([^.]+)\.")  # what peft trains whole beside the adapter
 
 
 def export(folder, target, dtype=None, file_bytes=5 * 10**9, adapter=False):
@@ -33,27 +35,27 @@ def export(folder, target, dtype=None, file_bytes=5 * 10**9, adapter=False):
     folder, target = Path(folder), Path(target)
     if dtype is not None and dtype not in DTYPES:
         raise CheckpointError(f"The dtype {dtype!r} is unknown: take one of {', '.join(DTYPES)}.")
-    if target.exists():
+    if target.exists() or target.is_symlink():
         raise CheckpointError(f"{target} is there already: name a folder that does not exist.")
     manifest = read_manifest(folder)
     states = WholeStates(folder, manifest.trained if manifest else None)
     tensors = {name: states.master for name in states.trained} | {name: states.others.get for name in states.others}
     if adapter:
-        tensors = {name: read for name, read in tensors.items() if LORA_NAME.search(name)}
+        tensors = {name: read for name, read in tensors.items() if LORA_NAME.search(name) or WHOLE_NAME.search(name)}
         if not tensors:
             raise CheckpointError(f"{folder} holds no LoRA adapter: export it without --adapter.")
     part = target.with_name(f"{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     try:
+        part.mkdir(parents=True)
         files = _write_files(part, tensors, DTYPES.get(dtype), file_bytes, adapter)
         config = folder / (ADAPTER_CONFIG if adapter else MODEL_CONFIG)
         if config.is_file():
             shutil.copy(config, part)
         part.rename(target)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise CheckpointError(f"The weights were not written to {target}: {reason}.") from error
+    except (OSError, SafetensorError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        raise CheckpointError(f"The weights were not written to {target}: {reason}; choose another place.") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return files
@@ -69,7 +71,7 @@ def _write_files(part, tensors, dtype, file_bytes, adapter):
         if held and size + tensor.nbytes > file_bytes:
             batches.append(_write(part, f"part-{len(batches)}", held))
             held, size = {}, 0
-        held[LORA_NAME.sub(r".\1\3", name)] = tensor.contiguous().clone()
+        held[WHOLE_NAME.sub(".", LORA_NAME.sub(r".\1\3", name)) if adapter else name] = tensor.contiguous().clone()
         size, total = size + tensor.nbytes, total + tensor.nbytes
     batches.append(_write(part, f"part-{len(batches)}", held))
     places = {}

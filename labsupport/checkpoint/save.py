@@ -30,6 +30,7 @@ from labsupport.checkpoint.tags import (
     REPLACED,
     finish_interrupted,
     has_size,
+    is_full,
     name_latest,
     prune,
     remove,
@@ -41,7 +42,6 @@ from labsupport.errors import CheckpointError
 # caller's "module" or "global_steps" would overwrite the engine's.
 CLIENT_STATE_KEY = "labsupport_client_state"
 LONGEST_NAME_BYTES = 255
-FULL_BYTES = 1 << 20  # of a disk with less left, a write that failed is taken to have filled it
 _locks = {}  # the folders that this process saves into: {(device, inode): open handle}
 
 
@@ -158,7 +158,7 @@ class _Writer:
         self.paths.append(Path(path))
         self.keep(self._writer.save, state_dict, path)
         # torch's own writer says of a full disk only that it is not where it should be in the file.
-        if isinstance(self.error, RuntimeError) and shutil.disk_usage(Path(path).parent).free < FULL_BYTES:
+        if isinstance(self.error, RuntimeError) and is_full(Path(path).parent):
             self.error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     def makedirs(self, path, exist_ok=False):

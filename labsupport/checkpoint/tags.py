@@ -11,6 +11,7 @@ LATEST, LATEST_UNIVERSAL = "latest", "latest_universal"
 # What a tag's folder is called while it is written, while another takes its place, and while it is removed.
 INCOMPLETE, REPLACED, DELETED = ".incomplete", ".replaced", ".deleted"
 PASSING = (INCOMPLETE, REPLACED, DELETED)
+FULL_BYTES = 1 << 20  # of a disk with less left, a write that failed is taken to have filled it
 
 
 def folders_in(path):
@@ -99,7 +100,10 @@ def prune(path, keep):
     latest = read_latest(path)
     older = [tag for _, tag in whole[: max(0, len(whole) - keep)] if tag != latest]
     for tag in older:
-        remove(path / tag)
+        try:
+            remove(path / tag)
+        except OSError as error:
+            raise CheckpointError(f"{path}/{tag} was not removed: {error.strerror.lower()}.") from error
     return older
 
 
@@ -124,3 +128,8 @@ def finish_interrupted(path):
 def has_size(path, size):
     """Say whether there is a file of that many bytes."""
     return path.is_file() and path.stat().st_size == size
+
+
+def is_full(folder):
+    """Say whether the disk of a folder has no room left; torch's own writer does not say that this was the cause."""
+    return shutil.disk_usage(folder).free < FULL_BYTES

@@ -12,6 +12,7 @@ LABS = (
     "02_initialize",
     "03_training",
     "04_stages",
+    "10_build_zero",
     "05_checkpointing",
     "06_offload",
     "07_huggingface",

@@ -129,8 +129,8 @@ class Watch:
             frames = traceback.extract_stack(sys._current_frames()[self._main])
             stack = tuple(Frame(each.filename, each.lineno, each.name) for each in reversed(frames))
             lines = "".join(f"\n    {_short(each.file)}:{each.line} {each.function}" for each in stack[:12])
-            print(
-                f"[rank {self._rank}] Step {self._step + 1} has taken {self._seconds:g} s so far: this rank "
+            print(  # on a line of its own, below a bar that is open
+                f"\n[rank {self._rank}] Step {self._step + 1} has taken {self._seconds:g} s so far: this rank "
                 f"{in_words(stack)}. Where every rank waits in a collective, and not in the same one, they wait "
                 f"for ever.{lines}",
                 file=self._file,

@@ -65,7 +65,7 @@ def watch_step(engine, step, base=0):
     time this one. On a GPU only the GPU's memory is followed. base: as for held_bytes.
     """
     device = engine.device.type
-    with _silent_stderr(), _profiler() as profile, _labels(engine):
+    with silent_stderr(), profiler() as profile, _labels(engine):
         step()
         _mark("begin")
         held = {
@@ -106,7 +106,7 @@ class _Allocation:
 
 
 def _timeline(profile, held, device):
-    events = list(_flat(profile.kineto_results.experimental_event_tree()))
+    events = list(flat_events(profile.kineto_results.experimental_event_tree()))
     entries = _entries(sorted(events, key=lambda event: event.start_time_ns), device)
     begin = entries.index(("mark", "begin"))
     roles, live, phase, timeline = Counter(dict.fromkeys(ROLES, 0)), {}, "step", []
@@ -145,7 +145,7 @@ def _entries(events, device):
         elif event.name == "[memory]" and event.typed[1].device.type == device:
             facts = event.typed[1]
             if facts.alloc_size > 0:
-                open_at[facts.ptr] = _Allocation(facts.alloc_size, WORKSPACE if _in_collective(event) else None)
+                open_at[facts.ptr] = _Allocation(facts.alloc_size, WORKSPACE if in_collective(event) else None)
                 entries.append(("allocate", facts.ptr, open_at[facts.ptr]))
             else:
                 if facts.ptr in open_at:
@@ -154,7 +154,8 @@ def _entries(events, device):
     return entries
 
 
-def _in_collective(event):
+def in_collective(event):
+    """Return whether an event of the profiler's tree lies within a collective."""
     while event is not None:
         if event.name.startswith(("c10d::", "gloo:", "nccl:")):
             return True
@@ -162,7 +163,7 @@ def _in_collective(event):
     return False
 
 
-def _flat(nodes):
+def flat_events(nodes):
     """Every event of the profiler's tree; a step nests deeper than Python may recurse."""
     waiting = list(nodes)
     while waiting:
@@ -260,14 +261,15 @@ def _mark_claims(engine):
         _mark_tensor(role, tensor)
 
 
-def _profiler():
+def profiler(record_shapes=False):
+    """Return PyTorch's profiler as a context that follows memory, and the shapes of what operations are given."""
     # Memory on a GPU is reported by its allocator, on the CPU's side; CUPTI would only slow what is timed afterwards.
     # Not torch.profiler.profile: that one turns every event into a Python object, which takes longer than the step.
-    return torch.autograd.profiler.profile(use_device=None, profile_memory=True)
+    return torch.autograd.profiler.profile(use_device=None, profile_memory=True, record_shapes=record_shapes)
 
 
 @contextlib.contextmanager
-def _silent_stderr():
+def silent_stderr():
     """The profiler writes its own comings and goings to file descriptor 2, past Python; no setting stops it."""
     sys.stderr.flush()
     kept = os.dup(2)

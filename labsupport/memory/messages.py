@@ -10,8 +10,9 @@ arXiv 1910.02054, section 7. What is described of DeepSpeed stands in 0.19.8's f
 
 from collections import Counter
 
-from labsupport.config_checks import require_positive_integer, require_stage
+from labsupport.arguments import require_positive_integer, require_stage
 from labsupport.errors import ConfigError
+from labsupport.memory.gathering import equal_pieces, gathering_of
 
 # Bytes that one of n ranks sends for each byte of the message.
 _SENT_PER_BYTE = {
@@ -20,8 +21,11 @@ _SENT_PER_BYTE = {
     "all_gather": lambda n: n - 1,
     "reduce": lambda n: (n - 1) / n,
     "broadcast": lambda n: (n - 1) / n,
+    "gather": lambda n: (n - 1) / n,
+    "scatter": lambda n: (n - 1) / n,
+    "all_to_all": lambda n: (n - 1) / n,
+    "send": lambda n: 1,
 }
-PIECES = 100  # a model of which only the size is known is taken as that many equal tensors, or 4 a layer
 
 
 def wire_bytes(collective, message_bytes, world_size):
@@ -29,9 +33,9 @@ def wire_bytes(collective, message_bytes, world_size):
 
     The ring moves the least that is possible (Patarasuk and Yuan 2009, doi 10.1016/j.jpdc.2008.09.002). A
     reduce or broadcast is a chain in which every rank but one sends the message once: (N - 1) / N of it on
-    average, and for every rank where each is the root of an equal part, as in ZeRO. Other algorithms, and
-    gloo's, may send more. DeepSpeed's names are understood: all_gather_into_tensor is an all_gather. Raises
-    ConfigError for another collective.
+    average, and for every rank where each is the root of an equal part, as in ZeRO; so are gather and scatter of
+    one rank's part. Other algorithms, and gloo's, may send more. DeepSpeed's names are understood:
+    all_gather_into_tensor is an all_gather. Raises ConfigError for another collective.
     """
     require_positive_integer("world_size", world_size)
     name = plain_name(collective)
@@ -65,9 +69,9 @@ def predicted_collectives(parameter_sizes, settings, *, checkpointed_layers=0, t
     overflow. Offload changes nothing here: states and parameters travel between host and device, not between
     ranks.
 
-    Exact at stages 0 to 2, with all parameters in one group of the optimizer. At stage 3 exact where nothing
-    or everything is released after use, else near it: see `_gathered_elements`. The blocks are found by
-    their tensors' sizes, and recomputed as transformers does it, without re-entering autograd.
+    Exact at stages 0 to 2, with all parameters in one group of the optimizer. At stage 3 exact where every tensor is
+    used by a module of its own, else near it: see gathering.py. The blocks are found by their tensors' sizes, and
+    recomputed as transformers does it, without re-entering autograd.
     Raises ConfigError for sizes below 1.
     """
     if not parameter_sizes or min(parameter_sizes) < 1:
@@ -126,67 +130,13 @@ def _gathered_elements(sizes, count, s, layers, tied):
     """Elements of one rank's parts in all the all-gathers of a stage 3 step.
 
     Parameters up to the persistence threshold are gathered once, after the optimizer has changed them
-    (zero/stage3.py, _post_step). A larger one is gathered for its first use in every micro-batch, and again
-    for each later use before which it was released: where at least max_reuse_distance elements are passed
-    between the two uses, and the prefetcher, which holds at most max_live_parameters, had not yet come to the
-    later one (zero/partitioned_param_coordinator.py, __params_to_release and _fetch_sub_module_impl).
-
-    Approximate: tensors are used in the model's order, each by a module of its own, small ones do not count
-    in the distance, and the prefetcher has run ahead as far as it may. It has not in a model much smaller
-    than max_live_parameters with a max_reuse_distance smaller still; there more is gathered.
+    (zero/stage3.py, _post_step). A larger one is gathered in every micro-batch as often as gathering.py says.
     """
     parts = {size: -(-size // s.world_size) for size in count}
     once = sum(parts[size] * times for size, times in count.items() if size <= s.persistence_threshold)
-    each = sum(parts[size] * times for size, times in count.items() if size > s.persistence_threshold)
     large = [size for size in sizes if size > s.persistence_threshold]
-    if 4 * sum(large) < s.max_reuse_distance:  # more than any two uses are apart
-        return once + each * s.accumulation_steps
-    tied = bool(tied and large and large[0] == sizes[0])
     if len(sizes) == 1 and large:
-        pieces = max(PIECES, 4 * layers)
-        large, parts = [sizes[0] / pieces] * pieces, {sizes[0] / pieces: -(-sizes[0] // (s.world_size * pieces))}
-        tied = False
-    again = sum(parts[size] * times for size, times in _released(large, s, layers, tied))
-    return once + (each + again) * s.accumulation_steps
-
-
-def _released(large, s, layers, tied):
-    """Yield (size, how often it is released before a later use) of each tensor, from the last to the first.
-
-    `passed` counts elements between two uses, with repetition; `live` counts each tensor once, and this one.
-    """
-    far, most_live = s.max_reuse_distance, s.max_live_parameters if s.prefetch_bucket_size else 0
-
-    def released(passed, live):
-        return passed >= far and live > most_live
-
-    head, others = (large[0], large[1:]) if tied else (0, large)
-    blocks, block, tensors = _one_block(others, layers)
-    forward = backward = head  # elements used after this tensor in forward, and before it in backward
-    position = 0
-    for size in reversed(others):
-        if size not in blocks:
-            yield size, released(forward + backward, forward + size)
-            forward, backward = forward + size, backward + size
-            continue
-        if position % tensors == 0:
-            # A block's last tensor is there for its backward pass when the recomputation begins, and stays.
-            yield size, released(forward + backward, forward + size)
-            between, after, last, rest = forward + backward, forward, size, size
-        else:
-            recomputed = released(between + block - size + last, after + block)
-            yield size, recomputed + released(2 * rest - last, rest + size)
-            rest += size
-        position, forward, backward = position + 1, forward + size, backward + 2 * size
-    if tied:  # used first and last in forward, and first and last in backward
-        yield head, released(0, head) + released(forward - head, forward) + released(backward - head, forward)
-
-
-def _one_block(sizes, layers):
-    """(sizes, elements, tensors) of one of the equal blocks; their sizes all occur at least once a layer."""
-    count = Counter(sizes) if layers else {}
-    blocks = {size for size in count if count[size] >= layers}
-    if not blocks:
-        return blocks, 0, 1
-    tensors = sum(count[size] for size in blocks)
-    return blocks, sum(size * count[size] for size in blocks) / layers, max(1, tensors // layers)
+        large, tied = equal_pieces(sizes[0], layers), False
+        parts = {large[0]: -(-sizes[0] // (s.world_size * len(large)))}
+    times = gathering_of(large, s, layers, tied and large[:1] == sizes[:1]).times
+    return once + s.accumulation_steps * sum(parts[size] * count for size, count in zip(large, times, strict=True))

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from typing import NamedTuple
 
+from labsupport.memory.gathering import equal_pieces, gathering_of
 from labsupport.settings import FP32
 
 
@@ -22,6 +23,7 @@ class Shares(NamedTuple):
     persistent: int = 0  # at stage 3: the tensors that every rank keeps whole, because they are small
     tensors: int = 1  # how many the model has, at stage 0
     window: int = 0  # at stage 3: the tensors gathered at one time when everything is released after use
+    kept: int = 0  # at stage 3: the partitioned tensors that are whole when a forward pass ends
 
 
 def shares_of(sizes, settings):
@@ -46,6 +48,7 @@ def shares_of(sizes, settings):
             largest=largest,
             persistent=sum(size * count for size, count in small.items()),
             window=_window(sizes, settings),
+            kept=gathering_of([size for size in sizes if size > settings.persistence_threshold], settings).whole,
         )
     share = math.ceil(total / (2 * ranks)) * 2
     row = cut = 0
@@ -59,7 +62,8 @@ def shares_of(sizes, settings):
 def shares_of_number(parameters, settings):
     """Return the Shares of a model of which only the number of parameters is known: no tensor is small or large."""
     share = parameters if settings.stage == 0 else -(-parameters // settings.world_size)
-    return Shares(parameters, parameters, share, share, 0)
+    kept = round(gathering_of(equal_pieces(parameters), settings).whole) if settings.stage == 3 else 0
+    return Shares(parameters, parameters, share, share, 0, kept=kept)
 
 
 def _window(sizes, settings):
@@ -216,18 +220,14 @@ def staging_bytes(shares, s):
 
 
 def gathered_bytes(shares, s, on_gpu):
-    """Return the stage 3 parameters that are whole at the end of a forward pass.
+    """Return the stage 3 parameters that are whole, or on their way, at the end of a forward pass.
 
-    DeepSpeed releases none while fewer than stage3_max_live_parameters are alive
-    (partitioned_param_coordinator.py, release_sub_module), so a model below that is whole on every rank then.
-    Above it, and with both limits at 0, the model is held a few tensors at a time.
+    gathering.py has the rule. With a prefetch bucket of several tensors it comes to the larger of
+    stage3_max_live_parameters and half of stage3_max_reuse_distance: only both together make it small.
     """
     if s.stage != 3 or not is_gathered(s, on_gpu):
         return 0
-    released = shares.persistent + shares.window
-    if s.max_live_parameters == 0 or s.max_reuse_distance == 0:
-        return min(shares.whole, released) * s.parameter_bytes
-    return min(shares.whole, max(s.max_live_parameters, released)) * s.parameter_bytes
+    return min(shares.whole, shares.persistent + max(shares.kept, shares.window)) * s.parameter_bytes
 
 
 def prefetch_bytes(shares, s):

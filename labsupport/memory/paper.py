@@ -6,7 +6,7 @@ Paper: Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion 
 arXiv 1910.02054.
 """
 
-from labsupport.config_checks import require_number, require_stage
+from labsupport.arguments import require_number, require_stage
 
 PARAMETER_BYTES = 2  # a bf16 or fp16 parameter
 GRADIENT_BYTES = 2

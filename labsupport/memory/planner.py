@@ -9,7 +9,8 @@ as labsupport.measure measures.
 
 from typing import NamedTuple
 
-from labsupport.config_checks import require_number, require_positive_integer
+from labsupport.arguments import require_number, require_positive_integer
+from labsupport.config import validate_config
 from labsupport.errors import ConfigError
 from labsupport.memory.activations import ATTENTIONS, NOTHING, activation_bytes
 from labsupport.memory.messages import predicted_collectives, times_ddp, total_wire_bytes
@@ -91,7 +92,9 @@ def plan(
     shape = preset_named(model) if isinstance(model, str) else model if isinstance(model, Preset) else None
     if shape is None:
         require_number("parameters", model, at_least=1)
-    settings = read_settings(config if config is not None else choices_config(**choices), world_size)
+    if config is None:
+        config = validate_config(choices_config(**choices), world_size)
+    settings = read_settings(config, world_size)
     if settings.states is None:
         raise ConfigError(
             f"The planner does not know the optimizer {settings.optimizer!r}: it can describe SGD, "

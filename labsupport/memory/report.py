@@ -5,9 +5,9 @@ import json
 
 from tabulate import tabulate
 
+from labsupport.arguments import require_positive_integer
 from labsupport.command_line import OneSentenceParser, exit_status
 from labsupport.config import read_config
-from labsupport.config_checks import require_positive_integer
 from labsupport.errors import ConfigError
 from labsupport.machine.cards import card
 from labsupport.machine.versions import TRIED
@@ -101,6 +101,8 @@ def report(options):
     if options.json:
         return json.dumps(_as_json(planned, options, model, arguments), indent=1)
     lines = [_heading(planned), "", *_table(planned)]
+    if planned.settings.not_described:
+        lines.append(f"Planned without: {', '.join(planned.settings.not_described)}.")
     if options.gpu:
         lines += ["", *_verdict(planned, options.gpu, model, arguments)]
     return "\n".join(lines)

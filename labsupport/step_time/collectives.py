@@ -10,13 +10,16 @@ Rabenseifner and Gropp 2005 (the ring); Rajbhandari et al. 2020, arXiv 1910.0205
 import math
 from typing import NamedTuple
 
-from labsupport.config_checks import require_stage
+from labsupport.arguments import require_stage
 from labsupport.errors import ConfigError, LabError
+from labsupport.memory.gathering import gathering_of
+from labsupport.settings import Settings
 
 ELEMENT_BYTES = 2  # a 16-bit parameter or gradient
 BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's own reduce_bucket_size and allgather_bucket_size
-MAX_LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's own stage3_max_live_parameters
-GATHERS_PER_LAYER = 4  # a GPT block's weight matrices; 0.19.8 gathered them one by one when its step was profiled
+PREFETCH_ELEMENTS = 50_000_000  # DeepSpeed's own stage3_prefetch_bucket_size
+_MATRICES = (3, 1, 4, 4)  # twelfths of a GPT block: attention in and out, the two of the feed-forward part
+_SMALL_A_BLOCK = 8  # its four biases, and a weight and a bias of each of two norms; one more norm stands at the end
 _ROUNDS = {"all_reduce": 2, "reduce_scatter": 1, "all_gather": 1}  # how often a ring is gone round
 COLLECTIVES = tuple(_ROUNDS)
 
@@ -68,25 +71,31 @@ class Traffic(NamedTuple):
 
 def traffic(
     model, stage, gradient_accumulation_steps=1, deepspeed_default=True, element_bytes=ELEMENT_BYTES,
-    bucket_elements=BUCKET_ELEMENTS,
+    bucket_elements=BUCKET_ELEMENTS, prefetch_elements=PREFETCH_ELEMENTS,
 ):  # fmt: skip
     """Return the list of Traffic of one step; model: anything with `parameters` and `layers`.
 
     deepspeed_default: what DeepSpeed 0.19.8 sends unless it is told otherwise. At stages 1 and 2 it all-reduces
-    gradients where the ZeRO paper (section 7) reduce-scatters them; at stage 3 it gathers a second time, for the
-    backward pass, only what goes beyond stage3_max_live_parameters, where the paper gathers all again. Stage 1
-    reduces once a step, stages 2 and 3 in every micro-batch; stage 3 gathers matrix by matrix.
+    gradients where the ZeRO paper (section 7) reduce-scatters them. At stage 3 it gathers a second time, for the
+    backward pass, only what it has let go, where the paper gathers all again; and once a step it gathers every bias and
+    norm in a message of its own (zero/stage3.py, _post_step), here without bytes. Stage 1 reduces once a step, stages 2
+    and 3 in every micro-batch. Stage 3 joins matrices in a message until prefetch_elements are in it, as
+    labsupport.memory.gathering says, for a GPT's four matrices a layer.
     """
     require_stage(stage)
     whole, steps = model.parameters * element_bytes, gradient_accumulation_steps
     buckets = math.ceil(model.parameters / bucket_elements)
     if stage == 3:
-        again = max(0.0, 1 - MAX_LIVE_PARAMETERS / model.parameters) if deepspeed_default else 1.0
-        matrices = GATHERS_PER_LAYER * model.layers
-        gathers = [
-            Traffic("all_gather", whole * part, steps, math.ceil(matrices * part)) for part in (1.0, again) if part
-        ]
-        return [*gathers, Traffic("reduce_scatter", whole, steps, buckets)]
+        matrices = [model.parameters / model.layers * part / sum(_MATRICES) for part in _MATRICES] * model.layers
+        settings = Settings(stage=3, prefetch_bucket_size=prefetch_elements)
+        scattered = Traffic("reduce_scatter", whole, steps, buckets)
+        if not deepspeed_default:
+            kept = settings._replace(max_live_parameters=math.inf, max_reuse_distance=math.inf)
+            return [Traffic("all_gather", 2 * whole, steps, 2 * gathering_of(matrices, kept).messages), scattered]
+        found = gathering_of(matrices, settings)
+        gathered = sum(size * times for size, times in zip(matrices, found.times, strict=True))
+        small = Traffic("all_gather", 0, 1, _SMALL_A_BLOCK * model.layers + 2)
+        return [Traffic("all_gather", gathered * element_bytes, steps, found.messages), small, scattered]
     reduction = "all_reduce" if stage == 0 or deepspeed_default else "reduce_scatter"
     sent = [Traffic(reduction, whole, steps if stage == 2 else 1, buckets)]
     return sent if stage == 0 else [*sent, Traffic("all_gather", whole, 1, buckets)]

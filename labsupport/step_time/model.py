@@ -10,9 +10,10 @@ the shapes); NCCL, src/graph/tuning.cc (a ring over two kinds of link); Rajbhand
 
 from typing import NamedTuple
 
-from labsupport.config_checks import require_number
+from labsupport.arguments import require_number
 from labsupport.errors import ConfigError
 from labsupport.machine.cards import card, link
+from labsupport.memory.host_link import host_link_bytes
 from labsupport.memory.paper import model_state_bytes
 from labsupport.step_time.collectives import COLLECTIVES, ELEMENT_BYTES, communication_seconds, traffic
 from labsupport.step_time.flops import flops_per_token
@@ -120,18 +121,20 @@ def ring_rate(cluster, world_size):
 # Offload
 
 
-def offload_seconds(parameters, cluster, world_size, gradient_accumulation_steps=1, device="cpu", offload_param=False):
+def offload_seconds(
+    parameters, cluster, world_size, gradient_accumulation_steps=1, device="cpu", offload_param=False, stage=3
+):  # fmt: skip
     """Return the seconds that offload adds on one rank.
 
-    Over the host link go the rank's gradients down in every micro-batch and its updated parameters up, and with
-    offload_param its parameters up for forward and backward. Adam on the CPU is bound by the memory that a node's
-    ranks share; "nvme" also reads and writes the states (Rajbhandari et al. 2021, section 5).
+    What goes over the host link is labsupport.memory.host_link's count, one direction after the other. Adam on the CPU
+    is bound by the memory that a node's ranks share; "nvme" also reads and writes the states (Rajbhandari et al. 2021,
+    section 5).
     """
     if device not in ("cpu", "nvme"):
         raise ConfigError(f"offload is {device!r}: choose 'cpu' or 'nvme'.")
     share, on_node = parameters / world_size, min(world_size, cluster.gpus_per_node)
-    trips = gradient_accumulation_steps * (3 if offload_param else 1) + 1
-    seconds = trips * share * ELEMENT_BYTES / (cluster.host_bytes_per_second * cluster.link_efficiency)
+    moved = host_link_bytes(stage, gradient_accumulation_steps, ELEMENT_BYTES, parameters=offload_param)
+    seconds = share * moved / (cluster.host_bytes_per_second * cluster.link_efficiency)
     seconds += on_node * share * ADAM_BYTES / cluster.host_memory_bytes_per_second
     if device == "nvme":
         seconds += on_node * share * 2 * STATE_BYTES / cluster.nvme_bytes_per_second
@@ -180,7 +183,9 @@ def step_time(
         compute_seconds(model, tokens, cluster, sequence_length, recompute),
         0.0 if offload else optimizer_seconds(model.parameters, stage, world_size, cluster),
         communication_seconds(sent, world_size, rates),
-        offload_seconds(model.parameters, cluster, world_size, gradient_accumulation_steps, offload, offload_param)
+        offload_seconds(
+            model.parameters, cluster, world_size, gradient_accumulation_steps, offload, offload_param, stage
+        )
         if offload
         else 0.0,
     )

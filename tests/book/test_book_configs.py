@@ -85,7 +85,11 @@ def test_deepspeed_reads_zero3_offload_as_the_page_says(deepspeed_config):
 
 # The column "When left out" of the page's tables: (attribute of DeepSpeed's reader, its value, the page's words).
 DEFAULTS = {
-    "gradient_accumulation_steps": ("gradient_accumulation_steps", 1, "1"),
+    "gradient_accumulation_steps": (
+        "gradient_accumulation_steps",
+        1,
+        "inferred from the other two and the ranks; 1 where one of them is missing too",
+    ),
     "gradient_clipping": ("gradient_clipping", 1.0, "1.0"),
     "steps_per_print": ("steps_per_print", None, "nothing is printed"),
     "managed_gradient_accumulation": ("managed_gradient_accumulation", True, "`true`"),

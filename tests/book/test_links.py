@@ -1,11 +1,15 @@
 """Every link within the repository leads somewhere, told without building the book."""
 
 import re
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "book" / "_extensions"))
+from course.blocks import computed_block
 
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:|mailto:)<?([^)\s>]+)>?\)")
 LABEL = re.compile(r"^\(([\w-]+)\)=$", re.MULTILINE)
@@ -24,6 +28,7 @@ def without_code(text):
 
 
 TEXTS = {path: text_of(path) for path in PAGES}
+TEXTS[ROOT / "book" / "troubleshooting.md"] += "\n\n" + computed_block("troubleshooting_entries")
 LABELS = {label for text in TEXTS.values() for label in LABEL.findall(text)}
 
 

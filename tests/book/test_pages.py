@@ -196,6 +196,24 @@ def test_search_finds_and_stays_on_the_site(tab, site):
     assert "06_offload" in tab.url and tab.locator("article h1").is_visible()
 
 
+ERRORS = {
+    "out of memory": "trouble-cuda-out-of-memory",
+    "loss scale": "trouble-loss-scale-minimum",
+    "CUDA version mismatch": "trouble-cuda-mismatch",
+    "nvme": "trouble-nvme-path",
+    "expandable_segments": "trouble-fragmentation",
+}
+
+
+def test_search_finds_the_entry_of_an_error_before_the_api(tab, site):
+    for query, anchor in ERRORS.items():
+        tab.goto(f"{site}/search.html?q={query}")
+        first = tab.locator("#search-results li > a").first
+        assert first.get_attribute("href") == f"book/troubleshooting.html#{anchor}", query
+    first.click()
+    assert tab.locator(f"#{anchor}").count() == 1 and tab.url.endswith(anchor)
+
+
 def test_the_theme_switch_changes_page_and_figures(tab, site):
     tab.goto(f"{site}/{PAGES_WITH_FIGURES[0]}")
     draw_figures(tab)

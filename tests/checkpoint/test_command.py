@@ -1,6 +1,7 @@
 """`python -m labsupport.checkpoint` on what the trainer's save and plain DeepSpeed write, and with bad input."""
 
 import pickle
+import resource
 import shutil
 
 import checkpoint_work
@@ -114,6 +115,10 @@ BAD = {
     "keep none": (["prune", "ours2", "--keep", "0"], "--keep"),
     "keep text": (["prune", "ours2", "--keep", "all"], "--keep"),
     "a target that is there": (["export", "ours2", "ours3"], "is there already"),
+    "a target below a file": (["export", "ours2", "file/out"], "not written to file/out: not a directory"),
+    "a target that is a link to nothing": (["export", "ours2", "link"], "link is there already"),
+    "converted to a link to nothing": (["convert", "ours2", "link"], "link is not an empty folder"),
+    "converted below a file": (["convert", "ours2", "file/out"], "NotADirectoryError"),
     "convert at stage 0": (["convert", "ours0", "new"], "was saved at stage 0"),
     "no adapter": (["export", "ours2", "new", "--adapter"], "holds no LoRA adapter"),
     "a file of no size": (["export", "ours2", "new", "--file-gb", "0"], "--file-gb is 0"),
@@ -126,8 +131,23 @@ BAD = {
 def test_bad_input_is_one_sentence(folders, capsys, monkeypatch, name):
     arguments, words = BAD[name]
     (folders / "empty").mkdir(exist_ok=True)
+    (folders / "file").touch()
+    (folders / "link").unlink(missing_ok=True)
+    (folders / "link").symlink_to("nowhere")
     monkeypatch.chdir(folders)
     status, said = lines(capsys, *arguments)
     assert status == 2 and words in said.err
     assert said.err.startswith("error: ") and said.err.count("\n") == 1
-    assert not (folders / "new").exists()
+    assert not (folders / "new").exists() and not (folders / "nowhere").exists()
+
+
+def test_an_export_that_does_not_fit_on_the_disk_leaves_nothing(folders, tmp_path, capsys):
+    """A limit on the size of files stands for the full disk: it is the same error of the same writer."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        status, said = lines(capsys, "export", folders / "ours2", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert status == 2 and said.err.count("\n") == 1 and "were not written to" in said.err
+    assert list(tmp_path.iterdir()) == []

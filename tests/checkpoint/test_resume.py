@@ -12,6 +12,7 @@ SAME = [
     *({"stage": stage, "accumulation": 2} for stage in (0, 2, 3)),
     *({"stage": stage, "offload": "cpu"} for stage in (1, 2, 3)),
     {"stage": 3, "offload": "nvme"},
+    {"stage": 3, "offload": "nvme", "pipelined": True},
     {"stage": 3, "offload": "nvme", "precision": "bf16", "accumulation": 2},
     *({"stage": stage, "precision": "bf16"} for stage in (0, 2, 3)),
     *({"stage": stage, "precision": "fp16"} for stage in (0, 2, 3)),

@@ -40,7 +40,7 @@ def profiled(shape, dtype, attention, checkpointing):
         timeline._mark("step")
         model.zero_grad()
 
-    with timeline._silent_stderr(), timeline._profiler() as profile:
+    with timeline.silent_stderr(), timeline.profiler() as profile:
         step()
         timeline._mark("begin")
         step()

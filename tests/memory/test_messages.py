@@ -1,5 +1,6 @@
 """What is predicted and what DeepSpeed's own log counts, on live ranks; and both against the paper."""
 
+import re
 import subprocess
 import sys
 import timeit
@@ -100,6 +101,33 @@ def test_with_the_papers_settings_the_ranks_send_what_the_paper_says(two_ranks, 
     paper = paper_elements(1, stage, settings.accumulation_steps) / paper_elements(1, 0)
     assert times_ddp(result["measured"], parameters, settings) == pytest.approx(paper, rel=0.01)
     assert times_ddp(predicted_collectives(result["sizes"], settings), parameters, settings) == pytest.approx(paper)
+
+
+def rows_of_the_page(root):
+    """{stage: what 0.19.8 sends with one and with four micro-batches}, as book/zero.md says, in multiples of Psi."""
+    page = (root / "book" / "zero.md").read_text().split("### What DeepSpeed 0.19.8 really sends")[1]
+    rows = re.findall(r"^\| (\d) \| (.*) \|$", page, re.MULTILINE)
+    numbers = {
+        int(stage): [int(each.strip(" $").removesuffix("\\Psi")) for each in cells.split("|")] for stage, cells in rows
+    }
+    assert {stage: cells[::2] for stage, cells in numbers.items()} == {
+        stage: [paper_elements(1, stage, steps) for steps in (1, 4)] for stage in range(4)
+    }
+    return {stage: cells[1::2] for stage, cells in numbers.items()}
+
+
+def test_what_deepspeed_sends_with_accumulation_stands_beside_the_paper(two_ranks, root):
+    threshold = {"stage3_param_persistence_threshold": 0}
+    sent = {}
+    for stage in range(4):
+        for steps in (1, 4):
+            options = {"stage": stage, "gradient_accumulation_steps": steps}
+            found = two_ranks.run(communication_work.count_messages, "layers", options, threshold)[0]
+            settings = read_settings(found["config"], 2)
+            times = 2 * times_ddp(found["measured"], sum(found["sizes"]), settings)
+            assert times == pytest.approx(round(times), abs=0.01)
+            sent.setdefault(stage, []).append(round(times))
+    assert sent == rows_of_the_page(root)
 
 
 def test_deepspeeds_default_sends_half_as_much_again_at_stages_1_and_2():

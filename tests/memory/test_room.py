@@ -117,8 +117,8 @@ def test_the_program_refuses_what_cannot_fit_before_it_builds_the_model(monkeypa
 
 def test_what_deepspeed_would_refuse_is_told_too():
     wrong = config()
-    wrong["zero_optimization"]["offload_param"] = {"device": "cpu"}
-    assert why_not(wrong, "1m", 2).startswith("offload_param needs stage 3")
+    wrong["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "ratio": 0.5}
+    assert why_not(wrong, "1m", 2).startswith("offload_optimizer.ratio is below 1")
     assert why_not(config(), "1m", 3).startswith("train_batch_size 8 is not")
     assert "reads at most 128 tokens" in why_not(config(), "tiny", 2, sequence_length=256)
 

@@ -5,6 +5,7 @@ import io
 import itertools
 
 import torch
+from fact_work import fp16_allowed
 
 SEQUENCE = 32
 
@@ -22,8 +23,8 @@ def small_model(seed, dropout, width=32):
 
 
 def make_trainer(stage, seed=0, precision="fp32", accumulation=1, offload=None, batch=4, dropout=0.1, nvme_path=None,
-                 optimizer=None):  # fmt: skip
-    """optimizer: a name of OPTIMIZERS; None for the one of the config."""
+                 optimizer=None, pipelined=False):  # fmt: skip
+    """optimizer: a name of OPTIMIZERS; None for the one of the config. pipelined: NVMe reads and writes ahead."""
     from labsupport import DeepSpeedTrainer, create_deepspeed_config
 
     config = create_deepspeed_config(
@@ -41,18 +42,24 @@ def make_trainer(stage, seed=0, precision="fp32", accumulation=1, offload=None, 
         warmup_steps=2,
         total_steps=50,
     )
+    if pipelined:
+        # Three rows on the drive; with fewer buffers DeepSpeed's swapper ends at an assertion in the first step.
+        config["zero_optimization"]["sub_group_size"] = 300_000
+        config["zero_optimization"]["offload_optimizer"] |= {
+            "pipeline_read": True,
+            "pipeline_write": True,
+            "buffer_count": 16,
+        }
     if precision == "fp16":
-        from deepspeed.accelerator import get_accelerator
-
-        # torch computes in fp16 on every processor; DeepSpeed wants one that does so in hardware.
-        get_accelerator().is_fp16_supported = lambda: True
         # Both overflow and growth within six steps.
         config["fp16"] |= {"initial_scale_power": 20, "loss_scale_window": 2, "hysteresis": 2}
-    model = small_model(seed, dropout, width=192 if nvme_path else 32)  # a row goes to the drive from 1 MiB a rank on
+    width = 320 if pipelined else 192 if nvme_path else 32
+    model = small_model(seed, dropout, width)  # a row goes to the drive from 1 MiB a rank on
     if optimizer:
         del config["optimizer"]
         optimizer = OPTIMIZERS[optimizer](model)
-    with contextlib.redirect_stdout(io.StringIO()):
+    # torch computes in fp16 on every processor; DeepSpeed wants one that does so in hardware.
+    with contextlib.redirect_stdout(io.StringIO()), fp16_allowed():
         return DeepSpeedTrainer(model, config, optimizer=optimizer)
 
 
@@ -112,7 +119,8 @@ def train(trainer, first, last):
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     size = trainer.engine.train_micro_batch_size_per_gpu()
     batches = endless_batches(text_loader(size, rank, world_size, SEQUENCE))
-    return [trainer.train_step(batch) for batch in itertools.islice(batches, first, last)]
+    with fp16_allowed():
+        return [trainer.train_step(batch) for batch in itertools.islice(batches, first, last)]
 
 
 def save_and_go_on(folder, stage, accumulation=1, **options):

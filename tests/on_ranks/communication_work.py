@@ -55,3 +55,41 @@ def _model_and_batch(model, checkpointing):
         module.activation_checkpointing_enable()
     tokens = torch.arange(16).reshape(1, 16)
     return module, {"input_ids": tokens, "labels": tokens}
+
+
+def count_by_hand():
+    """Send known rows in several ways; return {what: (messages, peak, kept)} in bytes, and what is left of many."""
+    import torch.distributed as dist
+
+    from labsupport.measure.counted import count
+
+    ranks, rank = dist.get_world_size(), dist.get_rank()
+
+    def in_parts():
+        row, mine = torch.ones(3000 * ranks), torch.empty(3000)
+        dist.reduce_scatter_tensor(mine, row)
+        del row
+        return mine
+
+    def in_lists():
+        mine, whole = torch.empty(500), [torch.empty(500) for _ in range(ranks)]
+        dist.reduce_scatter(mine, [torch.ones(500) for _ in range(ranks)])
+        dist.all_gather(whole, mine)
+
+    def one_by_one():
+        part = torch.ones(100, dtype=torch.bfloat16)
+        dist.reduce(part, 0)
+        dist.broadcast(part, 1)
+        dist.all_reduce(part)
+        dist.all_to_all_single(torch.empty_like(part), part)
+
+    def through_autograd():
+        weight = torch.ones(1000, requires_grad=True)
+        whole = torch.empty(1000 * ranks)
+        dist.all_gather_into_tensor(whole, weight.detach())
+        return (weight * whole[:1000]).sum()
+
+    counted = {each.__name__: count(each) for each in (in_parts, in_lists, one_by_one, through_autograd)}
+    own_threads = count(lambda: [in_parts() for _ in range(30)] and None)  # freed on another thread, now and then
+    wire = counted["in_parts"].wire_bytes()
+    return rank, {name: each[1:] for name, each in counted.items()}, wire, own_threads.kept_bytes

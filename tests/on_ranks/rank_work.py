@@ -165,6 +165,22 @@ def initialize_raw(config):
     initialize_deepspeed(torch.nn.Linear(2, 1), config)
 
 
+def said_of(config):
+    """What a rank prints as it makes an engine of a config, the second time without the sentences said once."""
+    import contextlib
+    import io
+
+    from labsupport import initialize_deepspeed
+
+    texts = []
+    for _ in range(2):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            engine, *_rest = initialize_deepspeed(torch.nn.Linear(2, 1), config)
+        engine.destroy()
+        texts.append(printed.getvalue())
+    return texts
+
+
 def losses_with(config, steps=4):
     """Train on one and the same batch with a config and return the loss of each step."""
     from labsupport import DeepSpeedTrainer

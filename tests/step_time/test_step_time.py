@@ -4,6 +4,7 @@ import math
 import random
 
 import pytest
+import stage3_work
 
 from labsupport.errors import ConfigError, LabError
 from labsupport.memory.paper import model_state_bytes
@@ -93,6 +94,21 @@ def test_by_default_stage_3_gathers_again_only_what_is_beyond_the_live_parameter
         assert modelled == pytest.approx(planned.sent_bytes, rel=0.01), preset
 
 
+@pytest.mark.parametrize("prefetch", [50_000_000, 150_000])
+def test_stage_3_sends_as_many_messages_as_deepspeed(prefetch, two_ranks):
+    (first, _, later), (parameters, layers) = two_ranks.run(stage3_work.gatherings_of_a_step, "1m", prefetch)[0]
+    large, small, _ = traffic(Transformer(parameters, layers, 0), 3, prefetch_elements=prefetch)
+    assert small.messages == later[1]
+    assert abs(large.messages - later[0]) <= (1 if later[0] > 1 else 0), "the model has no embedding of its own"
+    assert first[0] > 2 * 4 * layers, "the first step records the order, and gathers one by one, twice"
+
+
+@pytest.mark.parametrize(("name", "messages"), [("1.7B", 1), ("7.5B", 3), ("39.1B", 4), ("1008B", 4)])
+def test_a_layer_takes_as_many_messages_as_the_page_says(name, messages):
+    gathered = traffic(GPT[name], 3, deepspeed_default=False)[0]
+    assert gathered.messages == 2 * messages * GPT[name].layers, "twice: forward and backward"
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_one_rank_sends_nothing(stage):
     assert step_time(MODEL, stage, H100, 1, 2048).communication_seconds == 0
@@ -156,12 +172,14 @@ def test_the_break_even_comes_to_flops_over_bytes_whatever_the_size():
 
 def test_offload_moves_gradients_down_and_parameters_up():
     machine = H100._replace(host_bytes_per_second=1e9, link_efficiency=1.0, host_memory_bytes_per_second=math.inf)
-    assert offload_seconds(1e9, machine, 1) == pytest.approx(4.0), "2 bytes down and 2 up for each parameter"
-    assert offload_seconds(1e9, machine, 1, 3) == pytest.approx(8.0), "gradients come down in every micro-batch"
-    assert offload_seconds(1e9, machine, 1, offload_param=True) == pytest.approx(8.0)
-    assert offload_seconds(1e9, machine, 4) == pytest.approx(1.0), "a rank moves its part"
+    seconds = {stage: [offload_seconds(1e9, machine, 1, steps, stage=stage) for steps in (1, 4)] for stage in (1, 2, 3)}
+    assert seconds[1] == pytest.approx([6, 6]), "4 bytes down in fp32, 2 up: once a step"
+    assert seconds[2] == pytest.approx([6, 6 + 4 * 2 + 3 * 2]), "the sums down in each micro-batch, up before the next"
+    assert seconds[3] == pytest.approx([6 + 4, 6 + 4 * 4]), "down and up in every micro-batch"
+    assert offload_seconds(1e9, machine, 1, offload_param=True) == pytest.approx(12), "parameters up twice, not once"
+    assert offload_seconds(1e9, machine, 4, stage=1) == pytest.approx(1.5), "a rank moves its part"
     slow = machine._replace(nvme_bytes_per_second=24e9)
-    assert offload_seconds(1e9, slow, 1, device="nvme") == pytest.approx(5.0), "12 bytes read and 12 written"
+    assert offload_seconds(1e9, slow, 1, device="nvme") == pytest.approx(11), "12 bytes read and 12 written"
     assert step_time(MODEL, 3, H100, 8, 2048, offload="cpu").optimizer_seconds == 0
 
 

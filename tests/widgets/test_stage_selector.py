@@ -239,6 +239,8 @@ def test_the_download_is_the_config(page):
     text = started.value.path().read_text()
     assert json.loads(text) == json.loads(page.locator(".config code").inner_text())
     assert json.loads(text)["zero_optimization"]["stage"] == 3
+    command = f'python -m labsupport.doctor ds_config.json --world-size {DEFAULT["world_size"]} --gpu "RTX 4090"'
+    assert page.locator(".doctor code").inner_text() == command
 
 
 @needs_book

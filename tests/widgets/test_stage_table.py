@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from labsupport.config_checks import validate_config
+from labsupport.config import validate_config
 from labsupport.errors import ConfigError
 from labsupport.memory import model_states
 from labsupport.memory.planner import plan_of

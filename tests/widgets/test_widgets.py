@@ -54,6 +54,12 @@ RESULT = {"accelerator": "cpu", "losses": [5.0, 4.0], "samples_per_second": 1.0,
           "resting": RESULT["at rest"], "peak": RESULT["peak"]}  # fmt: skip
 
 
+def test_the_config_doctor_speaks_of_the_choice(selector):
+    assert selector.findings == []
+    selector.choice = selector.choice | {"precision": "bf16", "card": "T4"}
+    assert selector.findings == ["cost: a T4 only emulates bf16, which is slow: enable fp16 in its place."]
+
+
 def test_two_clicks_start_one_run_and_the_next_one_comes_after_its_end(selector):
     selector.start()
     selector._pressed("run")

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import yaml
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
@@ -34,8 +35,10 @@ class LabsDirective(SphinxDirective):
 
 
 def labs(root):
-    """Return the paths of the labs, in course order."""
-    return sorted(Path(root, "notebooks").glob("[0-9]*.ipynb"))
+    """Return the paths of the labs, in the order of the table of contents."""
+    contents = yaml.safe_load(Path(root, "_toc.yml").read_text(encoding="utf-8"))
+    files = [chapter["file"] for part in contents.get("parts", [contents]) for chapter in part["chapters"]]
+    return [Path(root, f"{file}.ipynb") for file in files if file.startswith("notebooks/")]
 
 
 def _count_labs(app, config):

@@ -3,7 +3,7 @@
 import copy
 import difflib
 
-from labsupport.config_checks import TOP_LEVEL_KEYS
+from labsupport.doctor.known import known
 from labsupport.exercises.answers import parsed_by_deepspeed
 from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
 from labsupport.wording import first_line
@@ -65,7 +65,7 @@ def _train_with_sgd(config, values):
 
 
 def _reason_for_refusal(config):
-    near = difflib.get_close_matches(KEY, map(str, set(config) - TOP_LEVEL_KEYS), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(KEY, map(str, set(config) - set(known()["top_level"])), n=1, cutoff=0.6)
     if near:
         return Mistaken("misspelled", key=near[0])
     if str((config.get("optimizer") or {}).get("type", "")).lower() == "sgd" and KEY not in config:

@@ -21,9 +21,13 @@ def _fits(config):
     if any(block is not None and getattr(block, "ratio", 1.0) != 1.0 for block in blocks.values()):
         raise Unusable("The planner counts whole states: leave ratio out of offload_optimizer.")
     effective = {key: {"device": device_of(block)} for key, block in blocks.items() if block is not None}
+    config = merge_configs(config, {"zero_optimization": effective})
     try:
-        config = validate_config(merge_configs(config, {"zero_optimization": effective}), GPUS)
         settings = read_settings(config, GPUS)
+    except ConfigError as error:
+        raise Unusable(f"DeepSpeed refuses this config. {error}") from error
+    try:
+        validate_config(config, GPUS)
     except ConfigError as error:
         raise Mistaken("does nothing", error=error) from error
     if "optimizer" not in config or (settings.precision, settings.master_bytes, settings.states) != ("bf16", 4, 2):

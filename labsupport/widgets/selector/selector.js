@@ -186,6 +186,22 @@ function ladderPart(table, choose) {
   return { root, draw };
 }
 
+// What the config doctor says of the config, where a kernel can ask it; elsewhere the command that asks it.
+function doctorPart(model) {
+  const root = element("section", { class: "doctor" });
+  const draw = () => {
+    const { world_size, card } = model.get("choice");
+    const command = `python -m labsupport.doctor ds_config.json --world-size ${world_size} --gpu "${card}"`;
+    const found = model.get("findings") ?? [];
+    const list = element("ul", {}, ...found.map((text) => element("li", {}, text)));
+    const words = found.length ? "The config doctor says of it:" : "The config doctor has nothing to say of it.";
+    const asked = element("p", {}, "What DeepSpeed will make of the file, whatever you change in it: ", element("code", {}, command));
+    root.replaceChildren(...(model.get("live") ? [element("p", {}, words), list] : []), asked);
+  };
+  model.on("change:findings", draw);
+  return { root, draw };
+}
+
 // The exact ds_config, with the lines that the last choice changed.
 function configPart(table) {
   let [before, text] = [null, ""];
@@ -298,6 +314,7 @@ function render({ model, el }) {
     notes: notesPart(table),
     ladder: ladderPart(table, choose),
     config: configPart(table),
+    doctor: doctorPart(model),
     run,
   };
   const draw = () => {
@@ -317,6 +334,7 @@ function render({ model, el }) {
       parts.notes.root,
       parts.ladder.root,
       parts.config.root,
+      parts.doctor.root,
       parts.run.root,
     ),
   );

@@ -17,6 +17,7 @@ from labsupport.errors import ConfigError
 from labsupport.machine.cards import CARDS
 from labsupport.memory import model_states
 from labsupport.memory.activations import Activations, activation_bytes
+from labsupport.memory.host_link import host_link_bytes
 from labsupport.memory.messages import predicted_collectives, total_wire_bytes, wire_bytes
 from labsupport.memory.moments import is_fused, resting_bytes, step_phases
 from labsupport.memory.roles import ROLES
@@ -62,18 +63,11 @@ def config_for(choice):
     is left out, and DeepSpeed infers it.
     """
     shape, stage = preset_named(choice["model"]), choice["stage"]
-    config = create_deepspeed_config(
-        stage,
-        precision=choice["precision"],
-        world_size=choice["world_size"],
-        micro_batch_size=choice["micro_batch_size"],
-        gradient_accumulation_steps=choice["accumulation"],
-        train_batch_size=None,
-        offload_optimizer=_device(choice["offload_optimizer"]),
-        offload_param=_device(choice["offload_param"]),
-        nvme_path=NVME_PATH,
-        bucket_size=None,
-    )
+    config = _checked(*(choice[axis] for axis in ("precision", *STRATEGY)))
+    sizes = {
+        "train_micro_batch_size_per_gpu": choice["micro_batch_size"],
+        "gradient_accumulation_steps": choice["accumulation"],
+    }
     square = shape.hidden_size**2
     buckets = {"reduce_bucket_size": square} if stage else {}
     if stage == 3:
@@ -81,7 +75,23 @@ def config_for(choice):
         buckets["stage3_param_persistence_threshold"] = 10 * shape.hidden_size
     if choice["offload_param"] == "nvme":
         buckets["offload_param"] = {"buffer_size": max(shape.tensor_sizes)}
-    return merge_configs(config, {"zero_optimization": buckets})
+    return merge_configs(config, sizes | {"zero_optimization": buckets})
+
+
+@functools.cache
+def _checked(precision, stage, offload_optimizer, offload_param):
+    """The config of a strategy for one sample: whether DeepSpeed combines it depends on nothing else that is chosen."""
+    return create_deepspeed_config(
+        stage,
+        precision=precision,
+        micro_batch_size=1,
+        gradient_accumulation_steps=1,
+        train_batch_size=None,
+        offload_optimizer=_device(offload_optimizer),
+        offload_param=_device(offload_param),
+        nvme_path=NVME_PATH,
+        bucket_size=None,
+    )
 
 
 def run_of(choice, sequence_length=None):
@@ -115,19 +125,13 @@ def strategies():
     return sorted(allowed, key=lambda s: (_farthest(s), host_trips(s, 1), s["stage"]))
 
 
-def host_trips(strategy, accumulation):
-    """Return how often at least one rank's part of the parameters goes over the host link in a step, either way.
-
-    Offloaded optimizer states: the gradients down and the new parameters up. Offloaded parameters: up for the
-    forward and for the backward pass of every micro-batch, and once down when they change (Rajbhandari et al. 2021,
-    arXiv 2104.07857, section 5).
-    """
-    trips = 0 if _farthest(strategy) == 0 else 1
-    if strategy["offload_optimizer"] != "none":
-        trips += 1
-    if strategy["offload_param"] != "none":
-        trips += 2 * accumulation
-    return trips
+def host_trips(strategy, accumulation, parameter_bytes=2):
+    """Return how often one rank's part of the parameters would fit into what goes over the host link in a step."""
+    optimizer, parameters = (strategy[name] != "none" for name in ("offload_optimizer", "offload_param"))
+    return (
+        host_link_bytes(strategy["stage"], accumulation, parameter_bytes, optimizer=optimizer, parameters=parameters)
+        / parameter_bytes
+    )
 
 
 @functools.cache
@@ -231,7 +235,7 @@ def _cell(shape, choice):
         "sent": [_sent(shape, choice, layers) for layers in (0, shape.layers)],
         "ddp": round(wire_bytes("all_reduce", shape.parameters * element_bytes, choice["world_size"])),
         "share": math.ceil(shape.parameters / choice["world_size"]) * element_bytes,
-        "trips": [host_trips(choice, steps) for steps in AXES["accumulation"]],
+        "trips": [host_trips(choice, steps, element_bytes) for steps in AXES["accumulation"]],
     }
 
 
@@ -284,7 +288,7 @@ def notes():
     """Return what a choice should know, [{"text", "when": {axis: values}}]: shown where every axis has such a value."""
     zero, several = [1, 2, 3], AXES["world_size"][1:]
     windows = AXES["accumulation"][1:]
-    small = [name for name, shape in PRESETS.items() if shape.parameters < 1e9]
+    small = [name for name, shape in PRESETS.items() if shape.parameters < 0.5e9]
     large = [name for name in PRESETS if name not in small]
     older = [name for name, card in CARDS.items() if card.precision == "fp16"]
     return [
@@ -295,11 +299,12 @@ def notes():
               "1.0.", stage=[1, 2], world_size=several),
         _note("Stages 2 and 3 keep only a part of the gradients, so they reduce after every micro-batch of a step, not "
               "once.", stage=[2, 3], world_size=several, accumulation=windows),
-        _note("The model is smaller than stage3_max_live_parameters (1e9): stage 3 gathers it whole for the forward "
-              "pass and releases nothing before the backward pass ends.",
+        _note("The model is smaller than half of stage3_max_reuse_distance (1e9): stage 3 gathers it whole for the "
+              "forward pass and releases nothing before the backward pass ends.",
               stage=[3], world_size=several, model=small),
-        _note("Up to stage3_max_live_parameters (1e9) gathered parameters stay on the GPU; a smaller number frees "
-              "memory and sends more.", stage=[3], world_size=several, model=large),
+        _note("Some 1e9 gathered parameters stay on the GPU: smaller numbers for stage3_max_live_parameters and "
+              "stage3_max_reuse_distance, both together, free memory and send more.",
+              stage=[3], world_size=several, model=large),
         _note("ZeRO keeps fp32 master weights even of fp32 parameters.", stage=zero, precision=["fp32"]),
         _note("The gradients of several micro-batches are added up in 16 bits. For fp32 sums write "
               "{\"data_types\": {\"grad_accum_dtype\": \"fp32\"}} at the top level of the config.",

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import traitlets
 
+from labsupport.doctor.diagnosis import diagnose
 from labsupport.errors import ConfigError, TrainingError
+from labsupport.machine.cards import CARDS
 from labsupport.memory.planner import plan_of
 from labsupport.runs import strategy_in_words
 from labsupport.widgets.base import PageWidget, joined, page_form
@@ -49,6 +51,7 @@ class StageSelector(PageWidget):
     choice = traitlets.Dict().tag(sync=True)
     live = traitlets.Bool(True).tag(sync=True)
     obstacle = traitlets.Unicode().tag(sync=True)  # why this machine cannot run the choice
+    findings = traitlets.List().tag(sync=True)  # what the config doctor says of the choice's config
     run = traitlets.Dict().tag(sync=True)  # the run under way or the last one, as run_panel.js shows it
     runs = traitlets.List().tag(sync=True)  # those that came to their end
 
@@ -58,8 +61,8 @@ class StageSelector(PageWidget):
         stop_current()  # a cell that is run again leaves no ranks behind
         super().__init__(table=stage_table(), choice=dict(choice), run=_idle())
         self._training = None
-        self._find_obstacle()
-        self.observe(lambda _: self._find_obstacle(), "choice")
+        self._look_at_choice()
+        self.observe(lambda _: self._look_at_choice(), "choice")
         self.on_msg(lambda _widget, message, _buffers: self._pressed(message.get("do")))
 
     @traitlets.validate("choice")
@@ -132,10 +135,18 @@ class StageSelector(PageWidget):
         else:
             self.run = self.run | {"state": kind, "message": event.get("message", "Stopped. The ranks are gone.")}
 
-    def _find_obstacle(self):
+    def _look_at_choice(self):
         from labsupport.memory.room import obstacle
 
         self.obstacle = obstacle(live_run(self.choice))
+        self.findings = findings_of(self.choice)
+
+
+def findings_of(choice):
+    """Return what the config doctor says of a choice's config on its card, in sentences."""
+    run, chosen = run_of(choice), CARDS[choice["card"]]
+    found = diagnose(run.config, run.world_size, "cuda", chosen, run.shape.parameters)
+    return [f"{finding.severity}: {finding.in_words}" for finding in found]
 
 
 def page_state():

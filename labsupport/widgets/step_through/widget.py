@@ -4,7 +4,7 @@ from pathlib import Path
 
 import traitlets
 
-from labsupport.config_checks import require_stage
+from labsupport.arguments import require_stage
 from labsupport.records import read_record
 from labsupport.widgets.base import PageWidget, joined, page_form
 

@@ -36,7 +36,8 @@ WRONG = {
 }""",
         """workstation_config = {
     "train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": True},
-    "optimizer": {"type": "SGD", "params": {"lr": 1e-4}}, "zero_optimization": {"stage": 3},
+    "optimizer": {"type": "SGD", "params": {"lr": 1e-4}}, "zero_allow_untested_optimizer": True,
+    "zero_optimization": {"stage": 3},
 }""",
     ),
 }

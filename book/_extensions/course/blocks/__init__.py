@@ -6,11 +6,13 @@ from docutils import nodes
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-from course.blocks import agreement, exercises, gpu, scaling, selector, set_up
+from course.blocks import agreement, exercises, gpu, scaling, selector, set_up, troubleshooting
 from course.blocks.block import BLOCKS
 from labsupport import records
+from labsupport.symptoms import entries
 
-MODULES = (agreement, exercises, gpu, scaling, selector, set_up)  # importing them registers their blocks
+# Importing them registers their blocks.
+MODULES = (agreement, exercises, gpu, scaling, selector, set_up, troubleshooting)
 
 
 def setup(app):
@@ -24,12 +26,13 @@ class ComputedDirective(SphinxDirective):
     required_arguments = 1
 
     def run(self):
-        """Return the nodes of its Markdown, or of its figure; the records it reads are dependencies."""
-        for path in [*(Path(module.__file__) for module in MODULES), *records.FOLDER.glob("*.json")]:
+        """Return the nodes of its Markdown, or of its figure; the data that it reads are dependencies."""
+        data = [*records.FOLDER.glob("*.json"), *entries.FOLDER.glob("*.toml")]
+        for path in [*(Path(module.__file__) for module in MODULES), *data]:
             self.env.note_dependency(str(path))
         content = computed_block(self.arguments[0])
         if isinstance(content, str):
-            return self.parse_text_to_nodes(content)
+            return self.parse_text_to_nodes(content, allow_section_headings=True)
         return [nodes.raw("", content._repr_mimebundle_()["text/html"], format="html")]
 
 

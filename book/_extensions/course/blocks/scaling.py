@@ -13,7 +13,15 @@ from labsupport.records import provenance, read_record
 from labsupport.step_time import published
 from labsupport.step_time.collectives import collective_seconds
 from labsupport.step_time.figures import fitted_lines, modelled_lines, modelled_ranges
-from labsupport.step_time.model import GPT, cluster, stage3_break_even_tokens, strong_scaling, weak_scaling
+from labsupport.step_time.model import (
+    GPT,
+    Transformer,
+    cluster,
+    stage3_break_even_tokens,
+    strong_scaling,
+    weak_scaling,
+)
+from labsupport.step_time.ranks import predicted_steps
 
 GPU_COUNTS = [2**exponent for exponent in range(11)]
 MODEL, CARD, LINK, MICRO_BATCH_TOKENS, BATCH_TOKENS = "7.5B", "H100", "NDR", 8192, 2**22
@@ -66,12 +74,12 @@ def ranks_prediction():
     rows = []
     errors = {"from_pytorch": [], "from_one_rank": []}
     for ranks, world in _worlds().items():
-        for stage, row in world["stages"].items():
-            cells = [f"{row['communication_seconds'] * 1e3:.0f}"]
+        for stage, step in _predicted(int(ranks), world).items():
+            cells = [f"{step['communication'] * 1e3:.0f}"]
             for name, kept in errors.items():
-                kept.append(row[f"{name}_seconds"] / row["measured_seconds"] - 1)
-                cells += [f"{row[f'{name}_seconds'] * 1e3:.0f}", f"{kept[-1]:+.0%}"]
-            rows.append((ranks, stage, *cells, f"{row['measured_seconds'] * 1e3:.0f}"))
+                kept.append(step[name] / step["measured"] - 1)
+                cells += [f"{step[name] * 1e3:.0f}", f"{kept[-1]:+.0%}"]
+            rows.append((ranks, stage, *cells, f"{step['measured'] * 1e3:.0f}"))
     head = ("Ranks", "Stage", "Messages, ms", "From PyTorch, ms", "error", "From one rank, ms", "error",
             "Measured, ms")  # fmt: skip
     lines = [table(head, rows, ["right"] * len(head))]
@@ -262,9 +270,24 @@ def _share_figure(lines, title, what, x_title="GPUs", ticks=None):
 
 
 def _worlds():
-    """{number of ranks: what was fitted and predicted there}, for the numbers with messages."""
+    """{number of ranks: what was measured and fitted there}, for the numbers with messages."""
     worlds = read_record("step_time")["measured"]["worlds"]
-    return {ranks: world for ranks, world in worlds.items() if "stages" in world}
+    return {ranks: world for ranks, world in worlds.items() if "collectives" in world}
+
+
+def _predicted(ranks, world):
+    """Today's prediction of the recorded steps, made from the recorded times."""
+    recorded = read_record("step_time")
+    seconds, alone = (
+        {task: statistics.median(taken) for task, taken in each["samples"].items()}
+        for each in (world, recorded["measured"]["worlds"]["1"])
+    )
+    rates = {name: (fit["alpha_seconds"], fit["bytes_per_second"]) for name, fit in world["collectives"].items()}
+    zero = recorded["config"][str(ranks)][3]["zero_optimization"]
+    model = Transformer(world["parameters"], world["layers"], 0)
+    return predicted_steps(
+        model, ranks, seconds, alone, rates, element_bytes=4, bucket_elements=zero["stage3_prefetch_bucket_size"]
+    )  # the runs are in fp32
 
 
 def _measured_by(record):

@@ -24,9 +24,11 @@ USED_BY = {
     "widgets.js": "lab-widget",
     "stage_selector.css": 'data-widget="stage_selector"',
     "step_through.css": 'data-widget="step_through"',
+    "error_finder": 'class="error-finder"',
     "mystnb": "cell",
 }
-# Sphinx's search runs on search.html; elsewhere only a search while one types would need it, which this book has not.
+# Sphinx's search: on search.html search.js loads it where Pagefind's cannot be loaded; elsewhere only a search while
+# one types would need it, which this book has not.
 SEARCH_SCRIPTS = ("_static/searchtools.js", "_static/language_data.js", "searchindex.js")
 EMPTY_TOP_BAR = '<header id="pst-header" class="bd-header d-none"></header>'  # the theme's scripts ask its height
 AUTO_THEME = 'dataset.theme = localStorage.getItem("theme") || "auto";'
@@ -65,9 +67,10 @@ def finished_page(page, name):
         page = _without(page, r' data-theme="auto"', ' data-theme="light"')
         # The top bar only repeats the buttons, and the theme's scripts would serve its instead of the article's.
         page = _without(page, r'<header id="pst-header".*?</header>', EMPTY_TOP_BAR)
-        if name != "search.html":
-            for script in SEARCH_SCRIPTS:
-                page = _without(page, rf'\s*<script src="[^"]*{re.escape(script)}[^"]*"></script>')
+        for script in SEARCH_SCRIPTS:
+            page = _without(page, rf'\s*<script src="[^"]*{re.escape(script)}[^"]*"></script>')
+        if name == "search.html":
+            page = page.replace("</head>", '<script src="_static/search.js"></script>\n</head>', 1)
     # References: a list may hold only list items, and these are not.
     page = page.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
     return icons.inline_icons(page)
