@@ -1,19 +1,23 @@
-"""The measurement of code that has no engine: what it sends and what it holds, from PyTorch's profiler.
+"""The measurement of code that has no engine: what it sends and what it holds.
 
     counted = count(lambda: step(gradients))
     counted.messages                      # [("reduce_scatter", 13200), ("all_gather", 3300)], in their order
     counted.peak_bytes, counted.kept_bytes
 
-Nothing of the code is replaced or marked, so that it does not matter by which name it calls a collective.
+Nothing of the code is replaced or marked, so that it does not matter by which name it calls a collective: messages are
+seen where PyTorch dispatches them.
 """
 
 import itertools
+import time
 from collections import Counter
 from typing import Any, NamedTuple
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from labsupport.measure.claims import address, live_tensors, storages
 from labsupport.measure.timeline import flat_events, in_collective, profiler, silent_stderr
 from labsupport.memory.messages import total_wire_bytes
 
@@ -22,7 +26,7 @@ _SENDING = {
     "c10d::allreduce_": ("all_reduce", 0),
     "c10d::allreduce_coalesced_": ("all_reduce", 0),
     "c10d::_reduce_scatter_base_": ("reduce_scatter", 1),
-    "c10d::reduce_scatter_": ("reduce_scatter", 0),  # from a list: the profiler shows what comes out, one rank's part
+    "c10d::reduce_scatter_": ("reduce_scatter", 1),
     "c10d::reduce_scatter_tensor_coalesced_": ("reduce_scatter", 1),
     "c10d::_allgather_base_": ("all_gather", 1),
     "c10d::allgather_": ("all_gather", 1),
@@ -40,6 +44,8 @@ _SENDING = {
     "_c10d_functional::reduce_scatter_tensor": ("reduce_scatter", 0),
     "_c10d_functional::all_gather_into_tensor": ("all_gather", 0),
 }
+
+LET_GO_SECONDS = 1  # the backend's thread lets a message go a moment after its collective has ended
 
 
 class Counted(NamedTuple):
@@ -66,18 +72,51 @@ class Counted(NamedTuple):
 
 
 def count(function, memory=True):
-    """Run `function()` on this rank under PyTorch's profiler and return the Counted; never time that one.
+    """Run `function()` on this rank, watched, and return the Counted; never time that one.
 
     memory: without it only messages are counted, and the bytes are 0.
     """
-    with silent_stderr(), profiler(record_shapes=True) as profile:
-        result = function()
-    events = sorted(
-        flat_events(profile.kineto_results.experimental_event_tree()), key=lambda event: event.start_time_ns
-    )
-    messages = [message for event in events if event.name in _SENDING for message in _message(event)]
-    peak, kept = _held(events) if memory else (0, 0)
-    return Counted(result, messages, peak, kept)
+    with _Messages() as sent:
+        if not memory:
+            return Counted(function(), sent.messages, 0, 0)
+        with silent_stderr(), profiler(record_shapes=True) as profile:
+            result = function()
+    tree = profile.kineto_results.experimental_event_tree()
+    events = sorted(flat_events(tree), key=lambda event: event.start_time_ns)
+    return Counted(result, sent.messages, *_held(events, sent.let_go))
+
+
+class _Messages(TorchDispatchMode):
+    """While it lasts, it sees every collective: its message, and the memory of its tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.messages = []
+        self._sent = {}  # {address: the memory of the last message there}
+
+    def __torch_dispatch__(self, operation, kinds, inputs=(), options=None):
+        if operation.namespace in ("c10d", "_c10d_functional"):
+            tensors = [item for item in tree_leaves(inputs) if isinstance(item, torch.Tensor)]
+            self._sent |= {memory.data_ptr(): StorageWeakRef(memory) for memory in map(_memory, tensors)}
+            if collective := _SENDING.get(operation.name()):
+                name, position = collective
+                size = sum(tensor.nbytes for tensor in tree_leaves(inputs[position]))
+                self.messages += [(name, size)] if size else []
+        return operation(*inputs, **(options or {}))
+
+    def let_go(self, addresses):
+        """Return those of the addresses at which the last message is gone, soon after its collective at the latest."""
+        ends_at = time.monotonic() + LET_GO_SECONDS
+        sent = self._sent.keys() & addresses
+        while True:
+            gone = {address for address in sent if self._sent[address].expired()}
+            if gone == sent or time.monotonic() > ends_at:
+                return gone
+            time.sleep(0.001)
+
+
+def _memory(tensor):
+    return tensor.untyped_storage()
 
 
 def _added_up(messages):
@@ -87,24 +126,11 @@ def _added_up(messages):
     return sent
 
 
-def _message(event):
-    collective, position = _SENDING[event.name]
-    tensors = event.typed[1].inputs[position]
-    size = sum(_bytes(tensor) for tensor in (tensors if isinstance(tensors, list) else [tensors]) if tensor is not None)
-    if event.name == "c10d::reduce_scatter_":
-        size *= torch.distributed.get_world_size()
-    return [(collective, size)] if size else []
-
-
-def _bytes(metadata):
-    return torch.Size(metadata.sizes).numel() * metadata.dtype.itemsize
-
-
-def _held(events):
+def _held(events, let_go):
     """(the most bytes, the bytes at the end) of the allocations that are no collective's own.
 
-    A tensor that is dropped as soon as its collective ends may be freed on the backend's thread, which the profiler
-    does not see. A block that nothing has used since a collective, and that no Python object has at the end, was.
+    What was in a message may be freed on the backend's thread, which the profiler does not see. `let_go` tells which
+    of such blocks are gone at the end; that they were until their last use is all that can be known.
     """
     blocks, open_at, of_collectives = [], {}, set()
     for moment, event in enumerate(events):
@@ -129,14 +155,13 @@ def _held(events):
             if facts.alloc_size > 0:
                 open_at[facts.ptr] = block
         else:
+            sent = event.name.startswith("_c10d_functional") or in_collective(event)
             for pointer in _pointers(event):
                 if pointer in open_at:
-                    open_at[pointer] |= {"used": moment, "sent": in_collective(event)}
-    dropped = [pointer for pointer, block in open_at.items() if block["sent"]]
-    if dropped:
-        alive = {address(storage)[1] for tensor in live_tensors() for storage in storages(tensor)}
-        for pointer in set(dropped) - alive:
-            open_at[pointer]["end"] = open_at[pointer]["used"] + 1
+                    open_at[pointer]["used"] = moment
+                    open_at[pointer]["sent"] |= sent
+    for pointer in let_go([pointer for pointer, block in open_at.items() if block["sent"]]):
+        open_at[pointer]["end"] = open_at[pointer]["used"] + 1
     change = Counter()
     for block in blocks:
         change[block["begin"]] += block["size"]

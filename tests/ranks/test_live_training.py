@@ -163,7 +163,8 @@ def test_a_killed_rank_is_told_in_a_sentence(left):
     victim = next(p for p in left()[0] if "--local_rank=1" in p.cmdline())
     victim.kill()
     assert run.wait(60) == "failed"
-    assert "Rank 1 was ended from outside by SIGKILL" in follower.events[-1]["message"]
+    # By which signal, the launcher knows only if it looks before the rank that is left has ended as well.
+    assert "Rank 1 was ended from outside" in follower.events[-1]["message"]
     assert left() == NOTHING
 
 
