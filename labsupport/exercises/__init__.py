@@ -9,6 +9,7 @@ python -m labsupport.exercises          # the list of exercises, and which of th
 from labsupport.exercises import progress
 from labsupport.exercises.answers import is_stub
 from labsupport.exercises.catalog import LABS, find, of_lab
+from labsupport.exercises.solution import register_magic
 from labsupport.exercises.verdict_card import VerdictCard, show_summary
 from labsupport.exercises.verify import is_up, verify
 
@@ -32,3 +33,6 @@ def show_progress(lab):
     of_lab(lab)
     done, problem = progress.done()
     show_summary(lab, {name: of_lab(name) for name in LABS}, done, problem or progress.where())
+
+
+register_magic()  # %%solution is there for whoever can check

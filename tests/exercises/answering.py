@@ -44,3 +44,8 @@ def cell_of(exercise, part):
     found = [cell for cell in LABS[lab_of(exercise)] if cell.id == f"exercise-{exercise.id}-{part}"]
     assert len(found) == 1, f"{exercise.id} has {len(found)} cells called {part}"
     return found[0]
+
+
+def solution_of(exercise):
+    """The source of an exercise's solution, without the line that keeps it from being run."""
+    return cell_of(exercise, "solution").source.partition("\n")[2]

@@ -6,7 +6,7 @@ from string import Formatter
 
 import nbformat
 import pytest
-from answering import EXERCISES, LABS, answer_of, answers_to, cell_of, each_exercise
+from answering import EXERCISES, LABS, answer_of, answers_to, cell_of, each_exercise, solution_of
 from conftest import ROOT
 
 from labsupport.exercises.catalog import find, lab_of
@@ -58,8 +58,7 @@ def test_every_mistake_has_an_answer_that_makes_it(exercise):
 
 @each_exercise
 def test_the_solution_passes(exercise):
-    cells = (cell_of(exercise, part).source for part in ("stub", "solution"))
-    verdict = verify(exercise.id, answer_of(exercise, *cells))
+    verdict = verify(exercise.id, answer_of(exercise, cell_of(exercise, "stub").source, solution_of(exercise)))
     assert verdict.passed, verdict.message
 
 
@@ -86,7 +85,7 @@ def test_the_lab_shows_the_exercise_as_the_catalog_describes_it(exercise):
     assert check.source == f'check("{exercise.id}", {exercise.answer})'
     assert stub.metadata.tags == ["exercise"]
     assert solution.metadata.tags == ["solution", "hide-cell"]
-    assert solution.source.endswith(f'check("{exercise.id}", {exercise.answer}, record=False)')
+    assert solution.source.startswith(f"%%solution {exercise.id}\n"), "JupyterLab shows the first line of a folded cell"
     cells = LABS[lab_of(exercise)]
     assert cells.index(task) + 3 == cells.index(stub) + 2 == cells.index(check) + 1 == cells.index(solution)
 
@@ -96,9 +95,9 @@ def test_no_later_cell_of_the_lab_depends_on_an_answer(exercise):
     """Else a lab would run with the solution and not with the untouched stub, or the other way round."""
     cells = LABS[lab_of(exercise)]
     stub, solution = cell_of(exercise, "stub"), cell_of(exercise, "solution")
-    pending = names_written(stub.source) | names_written(solution.source)
+    pending = names_written(stub.source) | names_written(solution_of(exercise))
     for cell in cells[cells.index(solution) + 1 :]:
-        if cell.cell_type == "code" and not cell.source.startswith("%%ranks"):
+        if cell.cell_type == "code" and not cell.source.startswith("%%"):
             written = names_written(cell.source)
             assert not pending & (names_read(cell.source) - written), cell.source
             pending -= written

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from answering import EXERCISES, answer_of, answers_to, cell_of, each_exercise
+from answering import EXERCISES, answer_of, answers_to, cell_of, each_exercise, solution_of
 
 from labsupport import deepspeed_trainer, exercises, trainer
 from labsupport.errors import LabError
@@ -143,7 +143,7 @@ def test_the_same_answer_gets_the_same_verdict_and_stays_as_it_was():
 
 @pytest.mark.parametrize("exercise", [e for e in EXERCISES if e.ranks == 1], ids=lambda exercise: exercise.id)
 def test_a_check_without_ranks_answers_within_a_second_once_it_is_up(exercise):
-    right = answer_of(exercise, cell_of(exercise, "stub").source, cell_of(exercise, "solution").source)
+    right = answer_of(exercise, cell_of(exercise, "stub").source, solution_of(exercise))
     times = []
     for _ in range(4):
         start = time.perf_counter()
@@ -223,7 +223,7 @@ def test_stopping_leaves_nothing():
 
 def test_an_answer_that_breaks_the_group_and_returns_does_not_spoil_the_next_one():
     exercise = find(TOGETHER)
-    right = answer_of(exercise, cell_of(exercise, "stub").source, cell_of(exercise, "solution").source)
+    right = answer_of(exercise, cell_of(exercise, "stub").source, solution_of(exercise))
     breaks = function_of("import torch.distributed as d; d.destroy_process_group(); return 1.0")
     assert not verify(TOGETHER, breaks).passed
     assert verify(TOGETHER, right).passed
@@ -267,7 +267,7 @@ def test_no_answer_changes_the_verdict_on_the_next_one(kind):
     assert not verify(ALONE, function_of("return 9")).passed
     assert verify("01-batch", GOOD_BATCH).passed
     exercise = find("03-clipping")  # trains on an engine
-    right = answer_of(exercise, cell_of(exercise, "stub").source, cell_of(exercise, "solution").source)
+    right = answer_of(exercise, cell_of(exercise, "stub").source, solution_of(exercise))
     assert verify(exercise.id, right).passed
 
 
