@@ -35,4 +35,4 @@ def show_progress(lab):
     show_summary(lab, {name: of_lab(name) for name in LABS}, done, problem or progress.where())
 
 
-register_magic()  # %%solution is there for whoever can check
+register_magic(check)  # %%solution is there for whoever can check

@@ -10,6 +10,7 @@ The book and the tests run them all: DEEPSPEED_COURSE_SOLUTIONS=1.
 
 import os
 import sys
+from functools import partial
 
 from labsupport.errors import LabError
 from labsupport.exercises.catalog import find
@@ -17,14 +18,14 @@ from labsupport.exercises.catalog import find
 RUN_ALL = "DEEPSPEED_COURSE_SOLUTIONS"
 
 
-def register_magic():
-    """Give a notebook its %%solution; elsewhere do nothing."""
+def register_magic(check):
+    """Give a notebook its %%solution, which hands its answer to `check`; elsewhere do nothing."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None:
-        shell.register_magic_function(_solution, magic_kind="cell", magic_name="solution")
+        shell.register_magic_function(partial(_solution, shell, check), magic_kind="cell", magic_name="solution")
 
 
-def _solution(line, source):
+def _solution(shell, check, line, source):
     exercise_id, _, wish = line.strip().partition(" ")
     exercise = find(exercise_id)
     if wish not in ("", "run"):
@@ -32,8 +33,6 @@ def _solution(line, source):
     if not wish and os.environ.get(RUN_ALL) != "1":
         print(f"The solution was not run. Open this cell to read it; with %%solution {exercise_id} run it is run.")
         return
-    from labsupport.exercises import check
-
-    names = dict(sys.modules["IPython"].get_ipython().user_ns)  # a copy: the reader's own answer stays
+    names = dict(shell.user_ns)  # a copy: the reader's own answer stays
     exec(compile(source, f"<solution of {exercise_id}>", "exec"), names)
     check(exercise_id, names[exercise.answer], record=False)

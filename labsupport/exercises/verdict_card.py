@@ -2,6 +2,8 @@
 
 import html
 
+from labsupport.cell_output import CellOutput
+
 PASSED, NOT_YET, OPEN = ("✓", "#2a9d6a"), ("✗", "#d1782f"), ("–", "#8a8f98")
 BORDER = "1px solid color-mix(in srgb, currentColor 25%, transparent)"
 CELL = 'style="padding:.1em 1.2em .1em 0;text-align:left"'
@@ -12,7 +14,7 @@ class VerdictCard:
     """One output of a cell: what is being waited for, and then the verdict in its place."""
 
     def __init__(self, exercise):
-        self.exercise, self._handle = exercise, None
+        self.exercise, self._output = exercise, CellOutput()
 
     def show_waiting(self, starting):
         """Say that the answer is being run, and on what."""
@@ -20,7 +22,7 @@ class VerdictCard:
         words = f"Running your answer in {where} ..."
         if starting:
             words = f"Starting {where} for the checks, one time, which takes some ten seconds ..."
-        self._put(words, _card(OPEN, self.exercise.id, words, "", ""))
+        self._output.show(words, _card(OPEN, self.exercise.id, words, "", ""))
 
     def show(self, verdict, note=None):
         """Show the verdict; note: a sentence about the reader's progress file, or None."""
@@ -31,19 +33,7 @@ class VerdictCard:
         lines += [f"Hint: {verdict.hint}"] if verdict.hint else []
         lines += [note] if note else []
         heading = f"{self.exercise.id}: {title}"
-        self._put("\n".join(lines), _card(mark, heading, verdict.message, verdict.hint, note or ""))
-
-    def _put(self, plain, rich):
-        if not _in_notebook():
-            print(plain, flush=True)
-            return
-        from IPython.display import display
-
-        bundle = {"text/plain": plain, "text/html": rich}
-        if self._handle is None:
-            self._handle = display(bundle, raw=True, display_id=True)
-        else:
-            self._handle.update(bundle, raw=True)
+        self._output.show("\n".join(lines), _card(mark, heading, verdict.message, verdict.hint, note or ""))
 
 
 def show_summary(lab, exercises_of_labs, done, sentence):
@@ -59,11 +49,6 @@ def show_summary(lab, exercises_of_labs, done, sentence):
     plain = [f"{total}."]
     plain += [f"  [{'x' if passed else ' '}] {name:22} {title}" for passed, name, title, _ in rows]
     plain += [f"The other labs: {others}.", sentence]
-    if not _in_notebook():
-        print("\n".join(plain))
-        return
-    from IPython.display import display
-
     cells = "".join(
         f"<tr><td {CELL}><strong>{'✓ done' if passed else '– open'}</strong></td><td {CELL}><code>{name}</code></td>"
         f"<td {CELL}>{html.escape(title)}</td><td {CELL}>{minutes} min</td></tr>"
@@ -76,7 +61,7 @@ def show_summary(lab, exercises_of_labs, done, sentence):
         f"<tbody>{cells}</tbody></table>"
         f'<div>The other labs: {others}.</div><div style="opacity:.8">{html.escape(sentence)}</div></div>'
     )
-    display({"text/plain": "\n".join(plain), "text/html": rich}, raw=True)
+    CellOutput().show("\n".join(plain), rich)
 
 
 def _card(mark, heading, message, hint, note):
@@ -88,9 +73,3 @@ def _card(mark, heading, message, hint, note):
     if note:
         body += f'<div style="opacity:.8">{html.escape(note)}</div>'
     return f'<div class="exercise-verdict" role="status" style="{BOX};border-left:5px solid {colour}">{body}</div>'
-
-
-def _in_notebook():
-    from IPython import get_ipython
-
-    return hasattr(get_ipython(), "kernel")

@@ -12,19 +12,25 @@ is then a rank to DeepSpeed like any other.
 
 import contextlib
 import os
+import shutil
 import signal
 import tempfile
+import threading
 import time
+
+import psutil
 
 from labsupport.errors import LabError, TrainingError
 from labsupport.launch import stacks
-from labsupport.launch.processes import end_with
+from labsupport.launch.processes import descendants, end_with
 from labsupport.machine.probes import default_accelerator, free_port, gpu_count
 from labsupport.machine.versions import say_what_is_untried
-from labsupport.ranks.output import START_SECONDS, LiveOutput, StartNotice
+from labsupport.ranks.failure import place, reason, traceback
+from labsupport.ranks.output import START_SECONDS, LiveOutput, StartNotice, named, show_traceback
 
 STUCK_SECONDS = 15  # how long ranks may wait for one that has failed, before they are stopped
 LOOK_SECONDS = 20, 5  # after how long, and then how often, it is looked where ranks stand that are not done
+AGAIN = "What the cells above made on them is gone: choose Run > Run All Above Selected Cell, which starts them again."
 _current = None  # the ranks that %%ranks means: a notebook has one set at a time
 
 
@@ -49,20 +55,22 @@ def start_ranks(count=2, accelerator=None):
     say_what_is_untried()
     if _current is not None:
         _current.stop()
-    _current = Ranks(count, accelerator)
+    notice = StartNotice(count, accelerator)
+    _current = Ranks(count, accelerator, on_tick=notice.tick)
     _register_magic()
-    print(_current)
+    notice.final(str(_current))
     return _current
 
 
 class Ranks:
     """A set of live ranks; made by start_ranks. len(ranks) is how many, str(ranks) says what they run on."""
 
-    def __init__(self, count, accelerator):
+    def __init__(self, count, accelerator, on_tick=None):
         import ipyparallel
 
         self.count, self.accelerator = count, accelerator
-        self._stacks = tempfile.TemporaryDirectory(prefix="deepspeed-lab-stacks-")
+        self._facts, self._controller = [], []  # of each rank that is up; the process that they are reached by
+        self._folder = tempfile.TemporaryDirectory(prefix="deepspeed-lab-ranks-")
         environment = {
             "DS_ACCELERATOR": accelerator,
             "WORLD_SIZE": str(count),
@@ -71,21 +79,23 @@ class Ranks:
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count))),
             "TQDM_DISABLE": "1",  # a bar on each rank is noise: the cell itself shows that it is running
         }
-        self._cluster = ipyparallel.Cluster(n=count, log_level=40, cluster_id=f"lab-{os.getpid()}-{time.time_ns()}")
+        # A profile of its own: the reader's stays as it is, and all that is written goes with the folder.
+        self._cluster = ipyparallel.Cluster(n=count, log_level=40, profile_dir=f"{self._folder.name}/profile")
         try:
             with _without_pytests_mark():
                 self._cluster.start_cluster_sync()
             self._client = self._cluster.connect_client_sync()
             self._client.wait_for_engines(count, timeout=START_SECONDS, interactive=False)
             controller = self._cluster.controller.pid
+            self._controller = [controller]
             environment["MASTER_PORT"] = str(free_port())  # late, so that ipyparallel's own ports cannot take it
             waiting = [
                 self._client[number].apply_async(
-                    _become_rank, number, environment, os.getpid(), controller, self._stacks.name
+                    _become_rank, number, environment, os.getpid(), controller, self._folder.name
                 )
                 for number in range(count)
             ]
-            self._facts = self._wait(waiting, "starting", on_tick=StartNotice(waiting).tick)
+            self._facts = self._wait(waiting, "starting", on_tick)
         except BaseException:
             self.stop()
             raise
@@ -150,24 +160,30 @@ class Ranks:
         calls = [self._client[n].execute(code, silent=False, block=False) for n in range(self.count)]
         show = LiveOutput()
         try:
-            self._wait(calls, "running", on_tick=lambda: show.progress([call.stdout for call in calls]))
+            self._wait(calls, "running", lambda: show.progress([call.stdout for call in calls]), code)
         finally:
             show.final([call.stdout for call in calls], [call.stderr for call in calls])
 
     def stop(self):
-        """Stop the ranks and their controller; twice is harmless."""
+        """Stop the ranks and their controller, at once; twice is harmless."""
         cluster, self._cluster = self._cluster, None
         if cluster is None:
             return
-        with contextlib.suppress(Exception):  # whatever is already gone need not be stopped
-            self._client.close(linger=0)
+        # They have nothing to put away, and a busy rank would answer a request after seconds; the controller has files.
+        ranks = [psutil.Process(pid) for pid in self.pids if psutil.pid_exists(pid)]
+        for process in [*(child for rank in ranks for child in descendants(rank.pid)), *ranks]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        for pid in self._controller:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
         with contextlib.suppress(Exception):
-            cluster.stop_cluster_sync()
-        self._stacks.cleanup()
+            self._client.close(linger=0)
+        threading.Thread(target=_put_away, args=(cluster, self._folder)).start()
 
     def _require_alive(self):
         if not self.alive:
-            raise LabError("The ranks are stopped: run the cell with start_ranks again.")
+            raise LabError(f"The ranks are stopped. {AGAIN}")
 
     def _look(self, calls, before):
         """Return where the ranks stand that are not done; stops all where they wait for each other in vain.
@@ -181,19 +197,20 @@ class Ranks:
             self.stop()
             raise TrainingError(
                 f"The ranks wait for each other for ever: {places}. All were stopped: let every rank make the same "
-                "calls, and run start_ranks again."
+                f"calls. {AGAIN}"
             )
         return now
 
     def _stacks_of(self, calls):
         waiting = [n for n, call in enumerate(calls) if not call.ready()]
-        return {n: stacks.stack_of(self.pids[n], f"{self._stacks.name}/{n}") for n in waiting}
+        return {n: stacks.stack_of(self.pids[n], f"{self._folder.name}/{n}") for n in waiting}
 
     @staticmethod
     def _places(found):
         return "; ".join(f"rank {n} {stacks.in_words(stack)}" for n, stack in found.items())
 
-    def _wait(self, calls, doing, on_tick=None):
+    def _wait(self, calls, doing, on_tick=None, code=""):
+        """Return the calls' results. code: the text of the cell, where that is what the ranks run."""
         failed_at, look_at, before = None, time.monotonic() + LOOK_SECONDS[0], None
         try:
             while not all(call.ready() for call in calls):
@@ -203,9 +220,8 @@ class Ranks:
                     places = self._places(self._stacks_of(calls)) if doing == "running" else ""
                     self.stop()
                     raise TrainingError(
-                        f"Rank {failed[0]} failed ({_reason(calls[failed[0]])}) while the others waited for it"
-                        f"{f' ({places})' if places else ''}, so all ranks were stopped: mend the cell and run "
-                        "start_ranks again."
+                        f"{_told(calls, failed, code)}, while the others waited{f' ({places})' if places else ''}, so "
+                        f"all ranks were stopped: mend the cell. {AGAIN}"
                     )
                 if doing == "running" and time.monotonic() > look_at:
                     before, look_at = self._look(calls, before), time.monotonic() + LOOK_SECONDS[1]
@@ -214,26 +230,42 @@ class Ranks:
                 time.sleep(0.1)
         except KeyboardInterrupt:
             self.stop()
-            raise LabError(
-                f"Interrupted while {doing} the ranks, so they were stopped: run start_ranks again."
-            ) from None
+            raise LabError(f"Interrupted while {doing} the ranks, so they were stopped. {AGAIN}") from None
         failed = [n for n, call in enumerate(calls) if not call.successful()]
         if failed:
-            raise TrainingError(f"Rank {failed[0]} failed: {_reason(calls[failed[0]])}")
+            raise TrainingError(f"{_told(calls, failed, code)}.")
         return [call.get() for call in calls]
 
 
-def _become_rank(rank, environment, kernel_pid, controller_pid, stacks_folder):
+def _put_away(cluster, folder):
+    """Let ipyparallel end what never came up, which takes it a second or more, and remove its files."""
+    with contextlib.suppress(Exception):  # whatever is already gone need not be stopped
+        cluster.stop_cluster_sync()
+    folder.cleanup()
+
+
+def _told(calls, failed, code):
+    """Show the first failed rank's traceback, folded, and return which ranks failed like it, where, and with what."""
+    first = calls[failed[0]]
+    alike = [n for n in failed if reason(calls[n]) == reason(first)]
+    if code:
+        show_traceback(alike, traceback(first))
+    which = named(alike)
+    return f"{which[0].upper()}{which[1:]} failed{place(first, code)}: {reason(first)}"
+
+
+def _become_rank(rank, environment, kernel_pid, controller_pid, folder):
     """Runs on the engine: take the rank's environment, join the group, and die with the notebook."""
     os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
 
     def leave():
         with contextlib.suppress(ProcessLookupError):
             os.kill(controller_pid, signal.SIGTERM)
+        shutil.rmtree(folder, ignore_errors=True)  # another rank does so too
         os._exit(1)
 
     end_with(kernel_pid, then=leave)
-    stacks.leave_stack_on_signal(f"{stacks_folder}/{rank}")
+    stacks.leave_stack_on_signal(f"{folder}/{rank}")
 
     from labsupport.engine import import_ahead, start_distributed
 
@@ -259,14 +291,6 @@ def _become_rank(rank, environment, kernel_pid, controller_pid, stacks_folder):
     }
 
 
-def _reason(call):
-    error = call.exception()
-    if getattr(error, "ename", "") == "EngineError":
-        return "its process was ended from outside, by a signal or because the memory ran out"
-    text = str(getattr(error, "evalue", error)).strip()
-    return f"{getattr(error, 'ename', type(error).__name__)}: {text}" if text else type(error).__name__
-
-
 @contextlib.contextmanager
 def _without_pytests_mark():
     """Start the engines as if not under pytest: there ipykernel gives them a stderr without a file descriptor,
@@ -290,4 +314,4 @@ def _register_magic():
 def _ranks_magic(_line, cell):
     if _current is None:
         raise LabError("No ranks are up: run the cell with start_ranks first.")
-    _current.execute(cell)
+    _current.execute(f"# %%ranks\n{cell}")  # so that the lines have the numbers that the reader sees

@@ -3,7 +3,6 @@
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from labsupport import exercises
 from labsupport.errors import LabError
 from labsupport.exercises import solution
 
@@ -16,10 +15,9 @@ def notebook(monkeypatch):
     shell = InteractiveShell()
     monkeypatch.setattr("IPython.get_ipython", lambda: shell)
     monkeypatch.delenv(solution.RUN_ALL, raising=False)
-    monkeypatch.setattr(exercises, "check", lambda *call, **record: shell.checked.append((*call, record)))
     shell.checked = []
     shell.user_ns["batch_config"] = "the reader's"
-    solution.register_magic()
+    solution.register_magic(lambda *call, **record: shell.checked.append((*call, record)))
     return shell
 
 

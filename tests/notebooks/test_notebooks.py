@@ -15,7 +15,7 @@ OPTION = (
     r'<details class="option (right|wrong)"><summary>(.+?)</summary>\n\n'
     r"\*\*(Right|Not this one)\.\*\* (.+?)\n\n</details>"
 )
-RANK_COUNT = re.compile(r"\b\d+ ranks? up\b|\[rank \d+\]")
+RANK_COUNT = re.compile(r"\b\d+ ranks? up\b|\[ranks? \d+")
 ids = [lab.stem for lab in LABS]
 
 
