@@ -61,7 +61,7 @@ serve:  ## show the built book on http://localhost:8000 (PORT=... for another po
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
 lab: ops  ## open the labs in JupyterLab
-	$(BIN)/jupyter lab notebooks
+	JUPYTER_CONFIG_PATH="$(CURDIR)/notebooks/.jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(BIN)/jupyter lab
 
 lint: setup
 	$(BIN)/ruff check .

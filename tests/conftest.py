@@ -148,16 +148,16 @@ def _one_jupyterlab(tmp_path_factory):
     from labsupport.launch.processes import stop
     from labsupport.machine import free_port
 
-    home, folder = tmp_path_factory.mktemp("jupyter"), tmp_path_factory.mktemp("notebooks")
-    # Its question whether to fetch news would lie over the lower right corner.
-    settings = home / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    settings.parent.mkdir(parents=True)
-    settings.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
+    home, root = tmp_path_factory.mktemp("jupyter"), tmp_path_factory.mktemp("course")
+    folder = root / "notebooks"
+    folder.mkdir()
+    shutil.copytree(ROOT / "book", root / "book")
     port = free_port()
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
                "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True",
-               f"--ServerApp.root_dir={folder}"]  # fmt: skip
+               f"--ServerApp.root_dir={root}"]  # fmt: skip
     own = {"JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+           "JUPYTER_CONFIG_PATH": str(ROOT / "notebooks" / ".jupyter"),
            "DEEPSPEED_COURSE_PROGRESS": str(home / "progress.json")}  # fmt: skip
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     outside = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}  # ipykernel reads it

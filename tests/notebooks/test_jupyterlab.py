@@ -33,7 +33,7 @@ def runs_of(server):
 
 def run_all(tab, address, name):
     tab.set_default_timeout(PATIENCE)
-    tab.goto(f"{address}/lab/tree/{name}?reset")  # without what another test had open
+    tab.goto(f"{address}/lab/tree/notebooks/{name}?reset")  # without what another test had open
     tab.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # before, "Run All Cells" does nothing
     tab.get_by_role("menuitem", name="Run", exact=True).click()
     tab.get_by_role("menuitem", name="Run All Cells", exact=True).click()
@@ -41,14 +41,16 @@ def run_all(tab, address, name):
 
 def test_a_reader_solves_an_exercise_and_sees_it_in_the_progress(jupyterlab, tab):
     notebook = nbformat.read(LAB, 4)
-    wanted = [f"exercise-01-batch-{part}" for part in ("task", "stub", "check")] + ["progress"]
+    wanted = [f"exercise-01-batch-{part}" for part in ("task", "stub", "check", "solution")] + ["progress"]
     kept = [cell for cell in notebook.cells if cell.id in wanted]
     notebook.cells = [nbformat.v4.new_code_cell("from labsupport.exercises import check"), *kept]
     nbformat.write(notebook, jupyterlab.folder / "exercise.ipynb")
     run_all(tab, jupyterlab.address, "exercise.ipynb")
     verdict, progress = tab.locator(".exercise-verdict"), tab.locator(".exercise-progress")
     progress.get_by_text("0 of 4 exercises of this lab are done").wait_for()
-    assert "not attempted" in verdict.inner_text()
+    assert "not attempted" in verdict.inner_text(), "and the solution gave no verdict of its own"
+    assert "%%solution 01-batch run" in tab.locator(".jp-OutputArea-output", has_text="was not run").inner_text()
+    assert "gradient_accumulation_steps" not in tab.locator(".jp-CodeCell").nth(3).inner_text(), "it is folded"
     for answer, title in (('{"train_batch_size": 96}', "not yet"), (RIGHT_BATCH, "passed")):
         tab.locator(".jp-CodeCell .cm-content").nth(1).click()
         tab.keyboard.press("Control+A")
@@ -57,6 +59,7 @@ def test_a_reader_solves_an_exercise_and_sees_it_in_the_progress(jupyterlab, tab
         tab.keyboard.press("Shift+Enter")
         verdict.get_by_text(f"01-batch: {title}").wait_for()
         assert verdict.count() == 1, "the verdict takes the place of what was shown while it was awaited"
+    tab.keyboard.press("Shift+Enter")  # the solution, which stays as it is
     tab.keyboard.press("Shift+Enter")  # the cell with the progress
     progress.get_by_text("1 of 4 exercises of this lab are done").wait_for()
 
@@ -96,3 +99,8 @@ def test_a_lab_runs_and_its_selector_trains_and_stops(jupyterlab, tab):
     bars = selector.locator(".run .bar-total")
     predicted, measured = (int(bars.nth(number).get_attribute("data-bytes")) for number in (0, 1))
     assert abs(predicted / measured - 1) < 0.03
+
+    link = tab.get_by_role("link", name="the set-up").first
+    link.scroll_into_view_if_needed()
+    link.click()
+    tab.locator(".jp-MarkdownViewer").get_by_role("heading", name="Set-up").first.wait_for()
