@@ -43,7 +43,7 @@ def running_engine(model, config):
 
 
 def watch_calls(engine):
-    """Return a list that fills with what the reader calls: "backward", "step", "boundary", "boundary?", "inner step".
+    """Return a list that fills with what the reader calls: "backward", "step", "inner step".
 
     What the engine itself calls within one of these does not count.
     """
@@ -63,8 +63,6 @@ def watch_calls(engine):
 
     engine.backward = watched("backward", engine.backward)
     engine.step = watched("step", engine.step)
-    engine.set_gradient_accumulation_boundary = watched("boundary", engine.set_gradient_accumulation_boundary)
-    engine.is_gradient_accumulation_boundary = watched("boundary?", engine.is_gradient_accumulation_boundary)
     engine.optimizer.step = watched("inner step", engine.optimizer.step)
     return calls
 
@@ -191,12 +189,11 @@ def moved(engine):
         return 0.0 - engine.module.weight.item()
 
 
-def losses_of(engine, gradients, calls):
+def losses_of(engine, gradients):
     """Yield one loss after another: each forward pass runs when its loss is asked for."""
     import torch
 
     for gradient in gradients:
-        calls.append("forward")
         yield engine(torch.tensor([gradient]))
 
 
