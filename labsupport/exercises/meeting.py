@@ -43,7 +43,13 @@ class Meeting:
             result = call(function, *arguments)
         except (Unusable, NotAttempted) as raised:
             problem = raised
-        told = self.facts(None if problem is None else str(problem))
+        try:
+            told = self.facts(None if problem is None else str(problem))
+        except Mistaken:  # a peer waits for this rank
+            if isinstance(problem, Unusable):
+                others = f"The other {'rank waits' if self.ranks == 2 else 'ranks wait'} for it."
+                raise Unusable(f"On rank {self.rank}: {problem} {others}", problem.error) from problem
+            raise
         if problem is not None:
             raise problem
         for rank, message in enumerate(told):

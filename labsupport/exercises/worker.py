@@ -43,8 +43,7 @@ def judged(exercise, load_answer):
     except BaseException as error:  # whatever a strange answer brings about in a check is a verdict too
         message = f"This answer could not be judged ({first_line(error)}): compare its kind with what is asked for."
         return Verdict(False, "unusable", message)
-    message = "\n".join(filter(None, [f"Right: {exercise.target}.", measured]))
-    return Verdict(True, "passed", message)
+    return Verdict(True, "passed", f"Right. {measured}" if measured else f"Right: {exercise.target}.")
 
 
 def _work(connection, parent):
