@@ -26,7 +26,7 @@ from labsupport.exercises.meeting import world_of_one
 from labsupport.wording import ranks_in_words
 
 # Stage, accumulation steps and micro-batches of the engines, each on both ranks, and one where every rank is alone.
-RUNS = ((2, 1, 2), (0, 2, 4), (3, 2, 2))
+RUNS = ((2, 1, 2), (0, 2, 4), (2, 2, 2), (3, 2, 2))
 ALONE = (2, 1, 2)
 
 
