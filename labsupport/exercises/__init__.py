@@ -8,7 +8,7 @@ python -m labsupport.exercises          # the list of exercises, and which of th
 
 from labsupport.exercises import progress
 from labsupport.exercises.answers import is_stub
-from labsupport.exercises.catalog import LABS, find, of_lab
+from labsupport.exercises.catalog import LABS, WITHDRAWN, find, of_lab
 from labsupport.exercises.solution import register_magic
 from labsupport.exercises.verdict_card import VerdictCard, show_summary
 from labsupport.exercises.verify import is_up, verify
@@ -17,8 +17,14 @@ from labsupport.exercises.verify import is_up, verify
 def check(exercise_id, answer, record=True):
     """Judge an answer and show the verdict: a card in a notebook, text in a terminal.
 
-    record: whether the verdict counts for the reader's progress; the solutions in the labs do not.
+    record: whether the verdict counts for the reader's progress; the solutions in the labs do not. An exercise that was
+    withdrawn is not judged: one sentence says what took its place. Raises LabError for an id that never was one.
     """
+    if str(exercise_id) in WITHDRAWN:
+        print(
+            f"The exercise {exercise_id} was withdrawn and does not count: {WITHDRAWN[str(exercise_id)]} replaced it."
+        )
+        return
     exercise = find(exercise_id)
     card = VerdictCard(exercise)
     if not is_stub(answer):

@@ -1,7 +1,7 @@
 """What checks are written with: call the reader's function, look at a value, let DeepSpeed parse a config."""
 
-import copy
 import dis
+import functools
 import itertools
 import json
 import numbers
@@ -75,11 +75,14 @@ def describe(value):
 
 
 def require_dict(value, what):
-    """Raise Unusable unless `value` is a dict that JSON can hold; `what` names it, for example "The config"."""
+    """Return a dict as JSON holds it, or raise Unusable; `what` names it, for example "The config".
+
+    What comes back is plain: a copy, without the reader's own kinds of dicts, numbers and texts.
+    """
     if not isinstance(value, dict):
         raise Unusable(f"{what} is {describe(value)}: it has to be a dict.")
     try:
-        json.dumps(value)
+        return json.loads(json.dumps(value))
     except (TypeError, ValueError, RecursionError) as error:
         raise Unusable(
             f"{what} cannot be written as JSON ({error}): use dicts, lists, text, numbers, True, None."
@@ -105,7 +108,7 @@ def parsed_by_deepspeed(config, world_size=1):
     """
     from deepspeed.runtime.config import DeepSpeedConfig
 
-    require_dict(config, "The config")
+    config = require_dict(config, "The config")
 
     class Ranks:
         @staticmethod
@@ -113,10 +116,86 @@ def parsed_by_deepspeed(config, world_size=1):
             return world_size
 
     try:
-        return DeepSpeedConfig(copy.deepcopy(config), mpu=Ranks)
+        return DeepSpeedConfig(config, mpu=Ranks)
     except Exception as error:
         reason = first_line(error).rstrip(".")
         raise Unusable(f"DeepSpeed refuses this config on {world_size} ranks: {reason}.", error) from error
+
+
+BATCH_SIZES = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+
+
+def require_whole_sizes(values):
+    """Raise Unusable unless the batch sizes that DeepSpeed reads are whole numbers, as loaders and engines need them.
+
+    values: what parsed_by_deepspeed returned.
+    """
+    for name in BATCH_SIZES:
+        if type(getattr(values, name)) is not int:
+            raise Unusable(f"DeepSpeed takes {name} as it is, {describe(getattr(values, name))}: give a whole number.")
+
+
+def first_difference(values, others, ignored=()):
+    """Return (key, value, other value) for the first setting in which two parsed configs differ, or None.
+
+    values, others: what parsed_by_deepspeed returned. ignored: names of settings, and of settings within a block as
+    "zero_config.stage", that may differ.
+    """
+    some, rest = (_settings(each) for each in (values, others))
+    for name in sorted(some | rest):
+        if some.get(name) != rest.get(name) and not any(f"{name}.".startswith(f"{each}.") for each in ignored):
+            return name, some.get(name), rest.get(name)
+    return None
+
+
+def _settings(value, path=""):
+    """What DeepSpeed has in force, flat: {"zero_config.stage": 2, ...}."""
+    if hasattr(value, "model_dump"):
+        value = value.model_dump(mode="json")
+    elif type(value).__module__.startswith("deepspeed"):
+        value = {name: each for name, each in vars(value).items() if not name.startswith("_")}
+    if not isinstance(value, dict) or not value:
+        return {path: str(value)}
+    return {
+        name: text
+        for key, each in value.items()
+        if not (path == "" and key in ("global_rank", "world_size"))
+        for name, text in _settings(each, f"{path}.{key}" if path else str(key)).items()
+    }
+
+
+def made_optimizer(config):
+    """Return the optimizer that an engine makes of a config and takes one step with, for one small layer on this rank.
+
+    The batch is one sample, at stage 0 in fp32: the optimizer is the same at every stage, and what needs a GPU or a
+    compiler is left out. Raises Unusable with the error where DeepSpeed refuses what remains.
+    """
+    left_out = (*BATCH_SIZES, "fp16", "bf16", "data_types", "aio", "zero_optimization")
+    config = {key: value for key, value in require_dict(config, "The config").items() if key not in left_out}
+    optimizer = config.get("optimizer")
+    if isinstance(optimizer, dict) and str(optimizer.get("type", "")).lower() in ("adam", "adamw"):
+        config["optimizer"] = {**optimizer, "params": {**(optimizer.get("params") or {}), "torch_adam": True}}
+    made = _trained_once(json.dumps(config, sort_keys=True))
+    if isinstance(made, Exception):
+        raise Unusable(f"DeepSpeed cannot train with this config: {first_line(made)}.", made) from made
+    return made
+
+
+@functools.cache
+def _trained_once(config):
+    """The optimizer of an engine that has made one step, or the error that came of it; config: as JSON."""
+    import deepspeed
+    import torch
+
+    try:
+        small = json.loads(config) | {"train_micro_batch_size_per_gpu": 1}
+        engine = deepspeed.initialize(model=torch.nn.Linear(2, 2), config=small)[0]
+        engine.backward(engine(torch.ones(1, 2)).sum())
+        engine.step()
+        engine.destroy()
+        return engine.basic_optimizer
+    except Exception as error:
+        return error
 
 
 def _raised(function, error):

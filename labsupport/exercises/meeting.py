@@ -1,11 +1,56 @@
 """Where the ranks of a check compare notes without a collective, so that a rank that is left behind is told so."""
 
+import contextlib
 import datetime
+import functools
 import json
 import uuid
 
 from labsupport.exercises.answers import call
 from labsupport.exercises.exercise import Mistaken, NotAttempted, Unusable
+
+
+@contextlib.contextmanager
+def world_of_one():
+    """While it lasts, each rank is all that torch.distributed knows of; gives DeepSpeed's mpu for an engine in it.
+
+    Every rank has to enter it, since making the groups is collective.
+    """
+    from deepspeed.utils import groups
+    from torch.distributed import distributed_c10d
+
+    whole, known = distributed_c10d._get_default_group(), groups.mpu
+    alone = _own_group()
+    distributed_c10d._update_default_pg(alone.group)
+    try:
+        yield alone
+    finally:
+        distributed_c10d._update_default_pg(whole)
+        groups.mpu = known  # an engine left it there for all that come after
+
+
+@functools.cache
+def _own_group():
+    import torch.distributed as dist
+
+    groups = [dist.new_group([rank]) for rank in range(dist.get_world_size())]
+    return OneRank(groups[dist.get_rank()])
+
+
+class OneRank:
+    """What DeepSpeed asks for the ranks: each process is a world of its own, with one rank."""
+
+    def __init__(self, group):
+        self.group = group
+
+    def __getattr__(self, name):
+        if name.startswith("get_") and name.endswith("_parallel_group"):
+            return lambda: self.group
+        if name.startswith("get_") and name.endswith("_parallel_world_size"):
+            return lambda: 1
+        if name.startswith("get_") and name.endswith("_parallel_rank"):
+            return lambda: 0
+        raise AttributeError(name)
 
 
 class Meeting:
@@ -43,7 +88,13 @@ class Meeting:
             result = call(function, *arguments)
         except (Unusable, NotAttempted) as raised:
             problem = raised
-        told = self.facts(None if problem is None else str(problem))
+        try:
+            told = self.facts(None if problem is None else str(problem))
+        except Mistaken:  # a peer waits for this rank
+            if isinstance(problem, Unusable):
+                others = f"The other {'rank waits' if self.ranks == 2 else 'ranks wait'} for it."
+                raise Unusable(f"On rank {self.rank}: {problem} {others}", problem.error) from problem
+            raise
         if problem is not None:
             raise problem
         for rank, message in enumerate(told):

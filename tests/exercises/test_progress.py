@@ -2,12 +2,17 @@
 
 import json
 import os
+import re
 import stat
 import threading
 
+import nbformat
 import pytest
+from conftest import ROOT
 
-from labsupport.exercises import progress
+from labsupport.errors import LabError
+from labsupport.exercises import check, progress, show_progress
+from labsupport.exercises.catalog import WITHDRAWN, catalog
 
 
 @pytest.fixture(autouse=True)
@@ -66,3 +71,39 @@ def test_two_labs_at_once_lose_nothing(file):
         thread.join()
     assert progress.done() == (set(names), None)
     assert stat.S_ISREG(os.stat(file).st_mode)
+
+
+@pytest.mark.parametrize("exercise_id", WITHDRAWN)
+@pytest.mark.parametrize("answer", [..., None, {"a": ...}, (each for each in "ab"), lambda: 1 / 0], ids=range(5))
+def test_a_withdrawn_exercise_answers_in_one_sentence_and_counts_nothing(file, capsys, exercise_id, answer):
+    check(exercise_id, answer)
+    said = capsys.readouterr().out
+    assert (
+        said == f"The exercise {exercise_id} was withdrawn and does not count: {WITHDRAWN[exercise_id]} replaced it.\n"
+    )
+    assert not file.exists()
+
+
+def test_what_took_the_place_of_a_withdrawn_exercise_is_there():
+    assert not set(WITHDRAWN) & {exercise.id for exercise in catalog()}
+    for place in WITHDRAWN.values():
+        number, lab = re.fullmatch(r"question (\d) at the end of lab (\d\d)", place).groups()
+        [notebook] = (ROOT / "notebooks").glob(f"{lab}_*.ipynb")
+        [questions] = [cell.source for cell in nbformat.read(notebook, 4).cells if cell.id == "concept-check"]
+        assert f"\n**{number}.** " in questions
+
+
+def test_an_old_progress_file_with_a_withdrawn_exercise_loads_and_does_not_count_it(file, capsys):
+    file.parent.mkdir()
+    file.write_text('{"03-accumulate": {"attempts": 2, "passed_utc": "2026-01-01T00:00:00Z"}}')
+    assert progress.done()[1] is None
+    show_progress("03_training")
+    assert capsys.readouterr().out.startswith("0 of 5 exercises of this lab are done.")
+    progress.record("03-clipping", True)
+    show_progress("03_training")
+    assert capsys.readouterr().out.startswith("1 of 5 exercises of this lab are done.")
+
+
+def test_an_id_that_never_was_is_told_the_nearest():
+    with pytest.raises(LabError, match="did you mean '03-train-step'"):
+        check("03-trainstep", ...)

@@ -2,7 +2,7 @@
 
 from labsupport.exercises.answers import describe, parsed_by_deepspeed, require_dict
 from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
-from labsupport.exercises.lab_01_config.parsed import OFFLOAD_BLOCKS, offloads_of, precision_of
+from labsupport.exercises.lab_01_config.parsed import devices_of, optimizer_of, precision_of
 
 
 def config_to_mend():
@@ -24,7 +24,7 @@ def config_to_mend():
 
 
 def _broken(mended):
-    require_dict(mended, "The mended config")
+    mended = require_dict(mended, "The mended config")
     try:
         values = parsed_by_deepspeed(mended, world_size=2)
     except Unusable as refused:
@@ -38,14 +38,28 @@ def _broken(mended):
         raise Mistaken("other batch", batch=sizes[0], micro=sizes[1])
     if values.gradient_clipping != 0:
         raise Mistaken("still clips", got=describe(values.gradient_clipping))
-    if offloads_of(values) != set(OFFLOAD_BLOCKS):
-        raise Mistaken("offload removed", name=min(set(OFFLOAD_BLOCKS) - offloads_of(values)))
+    for name, device in devices_of(values).items():
+        if device != "cpu":
+            raise Mistaken("offload changed", name=name, device=device)
     if values.zero_optimization_stage != 3:
         raise Mistaken("stage left", got=values.zero_optimization_stage)
     if precision_of(values) != "bf16":
         raise Mistaken("precision changed", got=precision_of(values))
     if values.grad_accum_dtype not in ("fp32", "float32"):
-        raise Mistaken("accumulation removed")
+        raise Mistaken("accumulation removed", got=values.grad_accum_dtype or "the format of the model")
+    _require_the_optimizer(values, mended)
+    return (
+        f"DeepSpeed reads on 2 ranks: {sizes[0]} samples an update, {sizes[1]} a pass, "
+        f"{values.gradient_accumulation_steps} passes; stage 3 in bf16, gradients added up in "
+        f"{values.grad_accum_dtype}, no clipping, and both offloads on the cpu."
+    )
+
+
+def _require_the_optimizer(values, mended):
+    meant = config_to_mend()["optimizer"]
+    name, rate = optimizer_of(values, mended)
+    if (name, rate) != (meant["type"], meant["params"]["lr"]):
+        raise Mistaken("optimizer changed", got=name, lr=rate)
 
 
 MISTAKES = {
@@ -59,18 +73,24 @@ MISTAKES = {
     ),
     "other batch": Mistake("This trains on {batch} samples an update and {micro} a pass. Meant were 32 and 4."),
     "still clips": Mistake(
-        "DeepSpeed has {got} in force, which is not off. A misspelt key at the top level is not read, and a "
-        "removed one leaves the default, which is 1.0."
+        "DeepSpeed has a gradient_clipping of {got} in force, and off is 0. A misspelt key at the top level is not "
+        "read, and a removed one leaves the default, which is 1.0."
     ),
     "stage left": Mistake(
         "At stage {got} the parameters are whole on every rank, and offload_param does nothing, although DeepSpeed "
         "repeats it back. It works at stage 3."
     ),
-    "offload removed": Mistake(
-        "The config no longer asks for {name}. Mend what kept it from working in place of taking it out."
+    "offload changed": Mistake(
+        "DeepSpeed reads for {name} the device {device}, and the CPU's memory was meant. Mend what kept it from "
+        "working in place of taking it out or sending it elsewhere."
+    ),
+    "optimizer changed": Mistake(
+        "An engine with this config steps with {got} at a learning rate of {lr}. That part had no fault: "
+        "AdamW at 0.0003."
     ),
     "accumulation removed": Mistake(
-        "Gradients are accumulated in bf16 again: the wish for fp32 is gone, or is written where nobody reads it."
+        "DeepSpeed reads that gradients are added up in {got}, and fp32 was meant: the wish is gone, or it is written "
+        "where nobody reads it, or it names another format."
     ),
     "precision changed": Mistake("The weights were meant to be in bf16, and DeepSpeed reads {got}."),
 }

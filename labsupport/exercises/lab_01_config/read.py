@@ -17,7 +17,7 @@ def config_to_read():
 
 
 def _read(prediction):
-    require_dict(prediction, "The prediction")
+    prediction = require_dict(prediction, "The prediction")
     values = parsed_by_deepspeed(config_to_read(), world_size=4)
     truth = {
         "stage": values.zero_optimization_stage,
@@ -43,6 +43,7 @@ def _read(prediction):
             if isinstance(guess, int | float) and not isinstance(guess, bool) and (name, guess) in known:
                 raise Mistaken(known[name, guess])
             raise Mistaken("another value", name=name, guess=describe(guess))
+    return "DeepSpeed has in force on 4 ranks: " + ", ".join(f"{name} {value}" for name, value in truth.items()) + "."
 
 
 MISTAKES = {

@@ -1,7 +1,6 @@
 """The exercises of lab 03 on accumulated and clipped gradients: when they are applied, added up, and cut."""
 
 from labsupport.exercises.lab_03_training import (
-    accumulate,
     bf16_accumulation,
     clipping,
     four_patterns,
@@ -12,7 +11,6 @@ from labsupport.exercises.lab_03_training import (
 EXERCISES = (
     train_step.EXERCISE,
     train_epoch.EXERCISE,
-    accumulate.EXERCISE,
     four_patterns.EXERCISE,
     bf16_accumulation.EXERCISE,
     clipping.EXERCISE,

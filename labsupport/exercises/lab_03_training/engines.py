@@ -6,9 +6,9 @@ import sys
 from typing import NamedTuple
 
 from labsupport.exercises.answers import describe, is_number
-from labsupport.exercises.exercise import Mistaken, Unusable
+from labsupport.exercises.exercise import Mistake, Mistaken, Unusable
+from labsupport.wording import ranks_in_words
 
-RANKS = 2
 LR = 0.5  # of the plain SGD that the checks of the loops train with
 
 
@@ -30,11 +30,12 @@ def zero_block(stage):
 
 
 @contextlib.contextmanager
-def running_engine(model, config):
-    """Yield a DeepSpeed engine over the model, and destroy it."""
+def running_engine(model, config, mpu=None):
+    """Yield a DeepSpeed engine over the model, and destroy it; mpu: of a world of one, where it is to be alone."""
     import deepspeed
 
-    engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=copy.deepcopy(config))
+    named = {"model_parameters": model.parameters(), "config": copy.deepcopy(config)}
+    engine, *_ = deepspeed.initialize(model=model, mpu=mpu, **named)
     try:
         yield engine
     finally:
@@ -43,7 +44,7 @@ def running_engine(model, config):
 
 
 def watch_calls(engine):
-    """Return a list that fills with what the reader calls: "backward", "step", "boundary", "boundary?", "inner step".
+    """Return a list that fills with what the reader calls: "backward", "step", "inner step".
 
     What the engine itself calls within one of these does not count.
     """
@@ -63,8 +64,6 @@ def watch_calls(engine):
 
     engine.backward = watched("backward", engine.backward)
     engine.step = watched("step", engine.step)
-    engine.set_gradient_accumulation_boundary = watched("boundary", engine.set_gradient_accumulation_boundary)
-    engine.is_gradient_accumulation_boundary = watched("boundary?", engine.is_gradient_accumulation_boundary)
     engine.optimizer.step = watched("inner step", engine.optimizer.step)
     return calls
 
@@ -94,14 +93,15 @@ def text_model():
 
 
 def batches_of_ranks(count, first=0):
-    """Return `count` batches for each rank: a list of lists, the same on every rank."""
+    """Return `count` batches for each rank of the world: a list of lists, the same on every rank."""
     import torch
+    import torch.distributed as dist
 
     def batch(seed):
         tokens = torch.randint(0, 16, (2, 9), generator=torch.Generator().manual_seed(seed))
         return {"input_ids": tokens, "labels": tokens.clone()}
 
-    return [[batch(100 * rank + first + number) for number in range(count)] for rank in range(RANKS)]
+    return [[batch(100 * rank + first + number) for number in range(count)] for rank in range(dist.get_world_size())]
 
 
 def train_plainly(model, batches, accumulation, divisor):
@@ -125,9 +125,12 @@ def train_plainly(model, batches, accumulation, divisor):
 
 
 def flat_weights(module):
+    import deepspeed
     import torch
 
-    return torch.cat([each.detach().flatten() for each in module.parameters()])
+    parameters = list(module.parameters())
+    with deepspeed.zero.GatheredParameters([each for each in parameters if hasattr(each, "ds_id")]):
+        return torch.cat([each.detach().flatten() for each in parameters])
 
 
 def same_weights(module, other):
@@ -138,7 +141,7 @@ def gathered(value):
     """Return the value of every rank, a list that is the same on all of them."""
     import torch
 
-    values = [None] * RANKS
+    values = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)
     return values
 
@@ -191,38 +194,46 @@ def moved(engine):
         return 0.0 - engine.module.weight.item()
 
 
-def losses_of(engine, gradients, calls):
+def losses_of(engine, gradients):
     """Yield one loss after another: each forward pass runs when its loss is asked for."""
     import torch
 
     for gradient in gradients:
-        calls.append("forward")
         yield engine(torch.tensor([gradient]))
 
 
 def explain_failure(problem, calls):
     """Raise the mistake behind an error from within DeepSpeed, or the problem itself."""
     if "Direct calls to tensor.backward()" in str(problem.error):
-        raise Mistaken("plain backward") from problem
+        raise Mistaken("plain backward refused", calls=counted(calls)) from problem
     if any(pair == ("step", "step") for pair in zip(calls, calls[1:], strict=False)):
-        raise Mistaken("a second step") from problem
+        raise Mistaken("a second step", calls=counted(calls)) from problem
     if "inner step" in calls:
-        raise Mistaken("past the engine") from problem
+        raise Mistaken("past the engine", calls=counted(calls)) from problem
     raise problem
 
 
 def require_same_update(engine, batches, accumulation, calls):
     """Raise unless the weights are those of plain torch on the batches of all ranks."""
+    stage, ranks = int(engine.zero_optimization_stage()), ranks_in_words(len(batches))
     right, divided_twice = text_model(), text_model()
     train_plainly(right, batches, accumulation, accumulation)
     if all(gathered(same_weights(engine.module, right))):
         return
     train_plainly(divided_twice, batches, accumulation, accumulation**2)
-    if all(gathered(same_weights(engine.module, divided_twice))):
-        if "backward" not in calls:
-            raise Mistaken("plain backward")
-        raise Mistaken("divided twice", accumulation=accumulation)
-    raise Unusable(
-        f"With {accumulation} accumulation steps the weights are not those of plain PyTorch on the batches of both "
-        "ranks: for each micro-batch call forward, backward and step of the engine once, and nothing else."
-    )
+    values = {"stage": stage, "ranks": ranks, "accumulation": accumulation, "calls": counted(calls)}
+    if accumulation > 1 and all(gathered(same_weights(engine.module, divided_twice))):
+        raise Mistaken("divided twice" if "backward" in calls else "plain backward", **values)
+    raise Mistaken("other weights", **values)
+
+
+def counted(calls):
+    """Return how often the reader called what of the engine on this rank, in words."""
+    return f"{calls.count('backward')} backward and {calls.count('step')} step calls on this rank"
+
+
+OTHER_WEIGHTS = Mistake(
+    "{calls}. At stage {stage} on {ranks}, with {accumulation} accumulation steps, the weights are not those of plain "
+    "PyTorch on the batches of all ranks.",
+    "For each micro-batch call forward, backward and step of the engine once, and nothing else of it.",
+)

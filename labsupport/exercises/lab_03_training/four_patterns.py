@@ -85,7 +85,7 @@ def _run_loop(engine, losses, step_each=False, divisor=1, **named):
 
 def _distance(config, loop):
     with running_engine(one_weight(), config) as engine:
-        loop(engine, losses_of(engine, PREDICTED, []))
+        loop(engine, losses_of(engine, PREDICTED))
         return moved(engine)
 
 

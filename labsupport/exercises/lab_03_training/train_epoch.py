@@ -6,9 +6,10 @@ from labsupport.exercises.answers import call
 from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
 from labsupport.exercises.lab_03_training.engines import (
     LR,
-    RANKS,
+    OTHER_WEIGHTS,
     all_near,
     batches_of_ranks,
+    counted,
     explain_failure,
     gathered,
     require_floats,
@@ -20,114 +21,146 @@ from labsupport.exercises.lab_03_training.engines import (
     train_plainly,
     watch_calls,
 )
+from labsupport.exercises.meeting import world_of_one
+from labsupport.wording import ranks_in_words
+
+ACCUMULATION = 2
+# Micro-batches of two epochs; the second one closes the window that the first one leaves open.
+EPOCHS, SHORT_EPOCHS = (5, 3), (3, 1)
 
 
 def _train_epoch(answer):
-    accumulation, told, batches = 2, [], [[], []]
-    with running_engine(text_model(), sgd_config(2, accumulation, LR)) as engine:
+    if not callable(answer):
+        call(answer)
+    first, second = _two_epochs(answer, 2, EPOCHS)
+    _two_epochs(answer, 0, EPOCHS)
+    _two_epochs(answer, 3, SHORT_EPOCHS)
+    with world_of_one() as alone:
+        _two_epochs(answer, 2, SHORT_EPOCHS, alone)
+    return (
+        f"At stages 0, 2 and 3, and on one rank alone, weights and means are those of plain PyTorch; at stage 2 the "
+        f"epochs' means were {first:.4f} and {second:.4f}."
+    )
+
+
+def _two_epochs(answer, stage, epochs, mpu=None):
+    """Judge the answer on one engine, and return the mean losses of both epochs."""
+    told, batches = [], batches_of_ranks(0)
+    with running_engine(text_model(), sgd_config(stage, ACCUMULATION, LR), mpu) as engine:
         calls = watch_calls(engine)
-        for count in (5, 3):  # the second epoch closes the window that the first one leaves open
-            epoch = batches_of_ranks(count, first=len(batches[0]))
+        for count in epochs:
+            epoch = batches_of_ranks(count, first=20 * stage + len(batches[0]))
             batches = [before + new for before, new in zip(batches, epoch, strict=True)]
             calls.clear()
             told.append(_one_epoch(answer, engine, epoch, calls))
-            _require_every_batch(calls, count, accumulation)
+            _require_every_batch(calls, count, stage)
         told = [list(of_epoch) for of_epoch in zip(*gathered(told), strict=True)]
         require_floats([each for of_epoch in told for each in of_epoch])
-        require_same_update(engine, batches, accumulation, calls)
-    losses = train_plainly(text_model(), batches, accumulation, accumulation)
-    _judge_epoch(told[0], [of_rank[:5] for of_rank in losses], accumulation)
-    _judge_epoch(told[1], [of_rank[5:] for of_rank in losses], accumulation)
+        require_same_update(engine, batches, ACCUMULATION, calls)
+    losses = train_plainly(text_model(), batches, ACCUMULATION, ACCUMULATION)
+    return (
+        _judge_epoch(told[0], [of_rank[: epochs[0]] for of_rank in losses]),
+        _judge_epoch(told[1], [of_rank[epochs[0] :] for of_rank in losses]),
+    )
 
 
 def _one_epoch(answer, engine, epoch, calls):
-    from torch.utils.data import DataLoader
+    import torch
 
-    loader = DataLoader(copy.deepcopy(epoch[engine.global_rank]), batch_size=None)
+    loader = torch.utils.data.DataLoader(copy.deepcopy(epoch[torch.distributed.get_rank()]), batch_size=None)
     try:
         return told_loss(call(answer, engine, loader))
     except Unusable as problem:
         if calls.count("step") > len(loader):
-            raise Mistaken("a step too many") from problem
+            raise Mistaken("a step too many", calls=counted(calls), count=len(loader)) from problem
         explain_failure(problem, calls)
 
 
-def _require_every_batch(calls, count, accumulation):
+def _require_every_batch(calls, count, stage):
     steps, backwards = calls.count("step"), calls.count("backward") or calls.count("step")
+    values = {"calls": counted(calls), "count": count, "stage": stage}
     if "inner step" in calls:
-        raise Mistaken("past the engine")
+        raise Mistaken("past the engine", **values)
     if steps == 0:
-        raise Mistaken("no step")
-    if steps == 1 and backwards == 1:
-        raise Mistaken("stops early", count=count)
-    if steps == backwards == count // accumulation * accumulation < count:
-        raise Mistaken("last window left out", left=count - steps, count=count)
+        raise Mistaken("no step", **values)
+    if steps == backwards == 1 < count:
+        raise Mistaken("stops early", **values)
+    if steps == backwards < count:
+        raise Mistaken("batches left out", **values)
     if steps < count:
-        raise Mistaken("steps now and then", steps=steps, count=count)
+        raise Mistaken("steps now and then", **values)
     if steps > count:
-        raise Mistaken("a step too many")
+        raise Mistaken("a step too many", **values)
 
 
-def _judge_epoch(told, losses, accumulation):
-    """Raise unless every rank was told the mean over batches and ranks of one epoch."""
-    count = len(losses[0])
+def _judge_epoch(told, losses):
+    """Return the mean over batches and ranks of one epoch, or raise unless every rank was told it."""
+    ranks, count = len(losses), len(losses[0])
     means = [sum(of_rank) / count for of_rank in losses]
-    mean = sum(means) / RANKS
+    mean = sum(means) / ranks
     beliefs = {
-        None: [mean] * RANKS,
+        None: [mean] * ranks,
         "own mean": means,
         "last loss": [of_rank[-1] for of_rank in losses],
-        "last loss, averaged": [sum(of_rank[-1] for of_rank in losses) / RANKS] * RANKS,
-        "sum of losses": [mean * count] * RANKS,
+        "last loss, averaged": [sum(of_rank[-1] for of_rank in losses) / ranks] * ranks,
+        "sum of losses": [mean * count] * ranks,
         "own sum": [each * count for each in means],
-        "sum over ranks": [mean * RANKS] * RANKS,
-        "loss divided": [mean / accumulation] * RANKS,
-    }
+        "sum over ranks": [mean * ranks] * ranks,
+    } | ({"loss divided": [mean / ACCUMULATION] * ranks} if ranks > 1 else {})
     same_message = {"last loss, averaged": "last loss", "own sum": "sum of losses"}
     for name, numbers in beliefs.items():
         if all_near(told, numbers):
             if name is None:
-                return
+                return mean
             raise Mistaken(same_message.get(name, name), said=f"{told[0]:.3f}", mean=f"{mean:.3f}", count=count)
-    raise Unusable(
-        f"Your function returned {told[0]:.4g} on rank 0 and {told[1]:.4g} on rank 1 for an epoch of {count} "
-        f"micro-batches a rank; the mean over batches and ranks is {mean:.4g}."
-    )
+    said = " and ".join(f"{each:.4g}" for each in told)
+    raise Mistaken("another mean", said=said, ranks=ranks_in_words(ranks), count=count, mean=f"{mean:.4g}")
 
 
 MISTAKES = {
     "no step": Mistake(
-        "`engine.step` was never called, so nothing was updated. It belongs after every `engine.backward`."
+        "{calls}, for {count} micro-batches, so nothing was updated. `engine.step` belongs after every "
+        "`engine.backward`."
     ),
     "past the engine": Mistake(
-        "You step the optimizer yourself. The engine counts micro-batches in its own `engine.step`, and does not "
-        "know of this update."
+        "{calls}, and the optimizer was stepped directly. The engine counts micro-batches in its own `engine.step`, "
+        "and does not know of this update."
     ),
     "stops early": Mistake(
-        "Your function ends after the first of {count} micro-batches: a `return` inside the loop leaves it."
+        "{calls}, for {count} micro-batches: the others were not trained on. Usually a `return` stands inside the loop."
     ),
-    "last window left out": Mistake(
-        "Your function leaves out {left} of {count} micro-batches, because they do not fill an accumulation "
-        "window. Train on them too: the window stays open, and the next call closes it."
+    "batches left out": Mistake(
+        "{calls}, for {count} micro-batches. Train on each of them once, also on those that do not fill an "
+        "accumulation window: the window stays open, and the next call closes it."
     ),
     "steps now and then": Mistake(
-        "You called `engine.step` after {steps} of {count} micro-batches. The engine counts these calls and "
+        "{calls}, for {count} micro-batches. The engine counts the steps and "
         "updates on every second one, so that it sees windows which are longer than yours.",
         "How many `step` calls belong to one `backward`?",
     ),
     "a step too many": Mistake(
-        "You called `engine.step` more often than there are micro-batches, to close the last window. For the "
-        "engine each call is a micro-batch; one without gradients of its own fails, or updates with what is there.",
+        "{calls}, for {count} micro-batches. For the engine each step is a micro-batch; one without gradients of its "
+        "own fails, or updates with what is there. Usually the extra ones are meant to close the last window.",
         "The unfinished window goes on with the next call.",
     ),
+    "plain backward refused": Mistake(
+        "{calls}. At stage 0 DeepSpeed refuses `loss.backward()`: call `engine.backward(loss)`, at every stage."
+    ),
+    "a second step": Mistake("{calls}, and DeepSpeed failed: between two steps there has to be a backward pass."),
     "plain backward": Mistake(
-        "The weights move too little. With `loss.backward()` DeepSpeed divides by the 2 accumulation steps at "
-        "every output of the model that the gradient passes: here at the loss and at the logits, so by 4. "
-        "`engine.backward(loss)` divides once."
+        "{calls}. At stage {stage} on {ranks} the weights moved as if each loss had been divided by {accumulation} "
+        "once more. Usually that is `loss.backward()`, for which DeepSpeed divides by the accumulation steps at every "
+        "output of the model that the gradient passes: here at the loss and at the logits. `engine.backward(loss)` "
+        "divides once."
     ),
     "divided twice": Mistake(
-        "The weights move too little: `engine.backward` divides the loss by the {accumulation} accumulation steps, "
-        "and you do it once more."
+        "{calls}. At stage {stage} on {ranks} the weights moved as if each loss had been divided by {accumulation} "
+        "once more. `engine.backward` divides by the accumulation steps; usually the loop does it too."
+    ),
+    "other weights": OTHER_WEIGHTS,
+    "another mean": Mistake(
+        "On {ranks} your function returned {said} for an epoch of {count} micro-batches a rank; the mean over batches "
+        "and ranks is {mean}."
     ),
     "a tensor": Mistake("You return a tensor: return a Python float."),
     "last loss": Mistake(
@@ -143,11 +176,12 @@ MISTAKES = {
         "batches and ranks is {mean}."
     ),
     "sum over ranks": Mistake(
-        "You return the sum over the ranks, {said}; the mean is {mean}. An all-reduce adds up and does not divide."
+        "You return {said}, as the sum over the ranks would be; the mean is {mean}. An all-reduce adds up and does not "
+        "divide."
     ),
     "loss divided": Mistake(
-        "You return {said}, half of the mean loss {mean}. `engine.backward` returns the loss that it has divided "
-        "by the accumulation steps."
+        "You return {said}, half of the mean loss {mean}. Usually it is what `engine.backward` returns, the loss that "
+        "it has divided by the 2 accumulation steps, or the mean was divided by the ranks twice."
     ),
 }
 

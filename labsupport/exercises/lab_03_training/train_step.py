@@ -6,11 +6,13 @@ from labsupport.exercises.answers import call
 from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
 from labsupport.exercises.lab_03_training.engines import (
     LR,
-    RANKS,
+    OTHER_WEIGHTS,
     all_near,
     batches_of_ranks,
+    counted,
     explain_failure,
     gathered,
+    near,
     require_floats,
     require_same_update,
     running_engine,
@@ -20,88 +22,126 @@ from labsupport.exercises.lab_03_training.engines import (
     train_plainly,
     watch_calls,
 )
+from labsupport.exercises.meeting import world_of_one
+from labsupport.wording import ranks_in_words
+
+# Stage, accumulation steps and micro-batches of the engines, each on both ranks, and one where every rank is alone.
+RUNS = ((2, 1, 2), (0, 2, 4), (2, 2, 2), (3, 2, 2))
+ALONE = (2, 1, 2)
 
 
 def _train_step(answer):
-    for stage, accumulation, count in ((2, 1, 2), (0, 2, 4)):
-        batches = batches_of_ranks(count)
-        with running_engine(text_model(), sgd_config(stage, accumulation, LR)) as engine:
-            calls, returned = watch_calls(engine), []
-            try:
-                for batch in copy.deepcopy(batches[engine.global_rank]):
-                    returned.append(told_loss(call(answer, engine, batch)))
-            except Unusable as problem:
-                explain_failure(problem, calls)
-            _require_one_step_each(calls, count, accumulation)
-            told = gathered(returned)
-            require_floats([each for of_rank in told for each in of_rank])
-            require_same_update(engine, batches, accumulation, calls)
-        _judge_losses(told, train_plainly(text_model(), batches, accumulation, accumulation), accumulation)
+    if not callable(answer):
+        call(answer)
+    means = [_one_engine(answer, *run) for run in RUNS]
+    with world_of_one() as alone:
+        _one_engine(answer, *ALONE, mpu=alone)
+    said = ", ".join(f"{mean:.4f}" for mean in means[1])
+    return (
+        f"At stages 0, 2 and 3, and on one rank alone, weights and losses are those of plain PyTorch; the four losses "
+        f"at stage 0 were {said}."
+    )
 
 
-def _require_one_step_each(calls, count, accumulation):
+def _one_engine(answer, stage, accumulation, count, mpu=None):
+    """Judge the answer on one engine, and return the mean losses over the ranks."""
+    import torch
+
+    batches = batches_of_ranks(count, first=10 * stage)
+    with running_engine(text_model(), sgd_config(stage, accumulation, LR), mpu) as engine:
+        calls, returned = watch_calls(engine), []
+        try:
+            for batch in copy.deepcopy(batches[torch.distributed.get_rank()]):
+                returned.append(told_loss(call(answer, engine, batch)))
+        except Unusable as problem:
+            explain_failure(problem, calls)
+        _require_one_step_each(calls, count, stage, accumulation)
+        told = gathered(returned)
+        require_floats([each for of_rank in told for each in of_rank])
+        require_same_update(engine, batches, accumulation, calls)
+    return _judge_losses(told, train_plainly(text_model(), batches, accumulation, accumulation), accumulation)
+
+
+def _require_one_step_each(calls, count, stage, accumulation):
     steps = calls.count("step")
+    values = {"calls": counted(calls), "count": count, "stage": stage, "accumulation": accumulation}
     if "inner step" in calls:
-        raise Mistaken("past the engine")
+        raise Mistaken("past the engine", **values)
     if steps == 0 and accumulation == 1:
-        raise Mistaken("no step")
+        raise Mistaken("no step", **values)
     if steps < count:
-        raise Mistaken("steps now and then", steps=steps, count=count)
+        raise Mistaken("steps now and then", **values)
     if steps > count:
-        raise Mistaken("a second step")
+        raise Mistaken("a second step", **values)
 
 
 def _judge_losses(told, losses, accumulation):
-    """Raise unless each rank was told the mean over the ranks, for each micro-batch."""
-    means = [sum(together) / RANKS for together in zip(*losses, strict=True)]
+    """Return the means over the ranks, or raise unless each rank was told them, for each micro-batch."""
+    ranks = len(losses)
+    means = [sum(together) / ranks for together in zip(*losses, strict=True)]
     beliefs = {
-        None: [means] * RANKS,
+        None: [means] * ranks,
         "own loss": losses,
-        "sum over ranks": [[mean * RANKS for mean in means]] * RANKS,
-        "loss divided": [[mean / accumulation for mean in means]] * RANKS,
+        "sum over ranks": [[mean * ranks for mean in means]] * ranks,
+        "loss divided": [[mean / accumulation for mean in means]] * ranks,
     }
     for name, numbers in beliefs.items():
         if all(map(all_near, told, numbers)):
             if name is None:
-                return
-            raise Mistaken(name, mean=f"{means[0]:.3f}", said=f"{told[0][0]:.3f}")
+                return means
+            raise Mistaken(name, mean=f"{means[0]:.3f}", said=f"{told[0][0]:.3f}", accumulation=accumulation)
     for of_rank, mine in zip(losses, told, strict=True):  # one rank may be told the mean, and the other its own
-        if all_near(mine, of_rank):
+        if ranks > 1 and all_near(mine, of_rank):
             raise Mistaken("own loss", mean=f"{means[0]:.3f}", said=f"{mine[0]:.3f}")
-    rank = next(rank for rank, mine in enumerate(told) if not all_near(mine, means))
-    raise Unusable(
-        f"For the first micro-batch your function returned {told[rank][0]:.4g} on rank {rank}; the mean over the ranks "
-        f"of the loss, before the update, is {means[0]:.4g}."
+    rank, number = next(
+        (rank, number)
+        for rank, mine in enumerate(told)
+        for number, (one, mean) in enumerate(zip(mine, means, strict=True))
+        if not near(one, mean)
+    )
+    raise Mistaken(
+        "another loss",
+        said=f"{told[rank][number]:.4g}",
+        mean=f"{means[number]:.4g}",
+        rank=rank,
+        number=number + 1,
+        ranks=ranks_in_words(ranks),
     )
 
 
 MISTAKES = {
     "no step": Mistake(
-        "The weights never move: `engine.backward` computes gradients and averages them, and only `engine.step` "
-        "updates with them."
+        "{calls}, for {count} micro-batches. `engine.backward` computes gradients and averages them, and only "
+        "`engine.step` updates with them: nothing moved."
     ),
-    "plain backward": Mistake(
-        "At stage 0 DeepSpeed refuses `loss.backward()`: it averages the gradients over the ranks in "
+    "plain backward refused": Mistake(
+        "{calls}. At stage 0 DeepSpeed refuses `loss.backward()`: it averages the gradients over the ranks in "
         "`engine.backward`, and without that each rank would keep its own.",
         "One call is right at every stage.",
     ),
+    "plain backward": Mistake(
+        "{calls}. At stage {stage} on {ranks} the weights moved as if each loss had been divided by {accumulation} "
+        "once more. Usually that is `loss.backward()`, for which DeepSpeed divides at every "
+        "output of the model that the gradient passes; `engine.backward(loss)` divides once."
+    ),
     "past the engine": Mistake(
-        "You step the optimizer yourself. The engine counts micro-batches and moves the scheduler in its own "
-        "`engine.step`, and does not know of this update."
+        "{calls}, and the optimizer was stepped directly. The engine counts micro-batches and moves the scheduler in "
+        "its own `engine.step`, and does not know of this update."
     ),
     "a second step": Mistake(
-        "You call `engine.step` more than once for a micro-batch. Each call counts as a micro-batch, so that a "
+        "{calls}: more steps than micro-batches. Each call counts as a micro-batch, so that a "
         "second one finds no gradients, or closes an accumulation window too early."
     ),
     "steps now and then": Mistake(
-        "With 2 accumulation steps you called `engine.step` after {steps} of {count} micro-batches. The engine "
-        "counts these calls: it decides itself which of them updates, and a window in which one is left out "
+        "{calls}, for {count} micro-batches with {accumulation} accumulation steps. The engine "
+        "counts the steps: it decides itself which of them updates, and a window in which one is left out "
         "stays open."
     ),
     "divided twice": Mistake(
-        "With {accumulation} accumulation steps the weights move too little: `engine.backward` divides the loss "
-        "by the accumulation steps, and you do it once more."
+        "{calls}. At stage {stage} on {ranks} the weights moved as if each loss had been divided by {accumulation} "
+        "once more. `engine.backward` divides the loss; usually the loop does it too."
     ),
+    "other weights": OTHER_WEIGHTS,
     "a tensor": Mistake(
         "You return a tensor. It keeps memory alive as long as somebody keeps it, and with the loss itself the "
         "whole graph: return a Python float."
@@ -112,12 +152,17 @@ MISTAKES = {
         "An all-reduce adds up a number over the ranks.",
     ),
     "sum over ranks": Mistake(
-        "You return the sum over the ranks, {said} in the first micro-batch; the mean is {mean}. An all-reduce "
-        "adds up and does not divide."
+        "You return {said} in the first micro-batch, as the sum over the ranks would be; the mean is {mean}. An "
+        "all-reduce adds up and does not divide."
     ),
     "loss divided": Mistake(
-        "With 2 accumulation steps you return {said}, half of the loss {mean}. `engine.backward` returns the loss "
-        "that it has divided by the accumulation steps."
+        "With {accumulation} accumulation steps you return {said}, and the loss is {mean}. Usually it is what "
+        "`engine.backward` returns, the loss that it has divided by the accumulation steps."
+    ),
+    "another loss": Mistake(
+        "On {ranks}, for micro-batch {number}, your function returned {said} on rank {rank}; the mean over the ranks "
+        "of the loss before the update is {mean}.",
+        "`torch.distributed.get_world_size()` says how many ranks there are.",
     ),
 }
 
@@ -127,7 +172,7 @@ EXERCISE = Exercise(
     title="One micro-batch",
     difficulty=2,
     minutes=8,
-    target="losses and weights are those of plain PyTorch on the batches of both ranks, with 1 and with 2 accumulation "
+    target="losses and weights are those of plain PyTorch on the batches of all ranks, with 1 and with 2 accumulation "
     "steps",
     answer="train_step",
     check=_train_step,

@@ -1,4 +1,4 @@
-"""The exercises of lab 05: save and load on every rank; those on resuming stand in exercises_resuming.py."""
+"""The exercises of lab 05: save and load on every rank, and go on with another number of them."""
 
 from labsupport.exercises.lab_05_checkpointing import client_state, other_ranks, save_best, save_load
 

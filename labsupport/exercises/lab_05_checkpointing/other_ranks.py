@@ -16,7 +16,7 @@ from labsupport.exercises.lab_05_checkpointing.engines import (
     new_engine,
     train_steps,
 )
-from labsupport.exercises.meeting import Meeting
+from labsupport.exercises.meeting import Meeting, world_of_one
 from labsupport.wording import first_line
 
 CONVERTER_SECONDS = 20
@@ -83,41 +83,20 @@ def _convert(meeting, command, target):
         raise Unusable("The command ends well and leaves no universal checkpoint in the target folder.")
 
 
-class _OneRank:
-    """What DeepSpeed asks for the ranks: each process is a world of its own, with one rank."""
-
-    def __init__(self):
-        import torch.distributed as dist
-
-        groups = [dist.new_group([rank]) for rank in range(dist.get_world_size())]
-        self.group = groups[dist.get_rank()]
-
-    def __getattr__(self, name):
-        if name.startswith("get_") and name.endswith("_parallel_group"):
-            return lambda: self.group
-        if name.startswith("get_") and name.endswith("_parallel_world_size"):
-            return lambda: 1
-        if name.startswith("get_") and name.endswith("_parallel_rank"):
-            return lambda: 0
-        raise AttributeError(name)
-
-
 def _resumed_alone(fragment, target, expected):
     """Resume on one rank and train on as two ranks did; return how far apart the weights are, or the error."""
-    from deepspeed.utils import groups
-
-    before, engine = groups.mpu, None
-    try:
-        engine = new_engine(merge_configs(adam_config(2), fragment), seed=1, mpu=_OneRank())
-        engine.load_checkpoint(target)
-        train_steps(engine, 2, 4, rank=0, ranks=1)
-        return apart(flat_weights(engine), expected)
-    except Exception as error:
-        return first_line(error)
-    finally:
-        if engine is not None:
-            engine.destroy()
-        groups.mpu = before  # the engine left it there for all that come after
+    engine = None
+    with world_of_one() as alone:
+        try:
+            engine = new_engine(merge_configs(adam_config(2), fragment), seed=1, mpu=alone)
+            engine.load_checkpoint(target)
+            train_steps(engine, 2, 4, rank=0, ranks=1)
+            return apart(flat_weights(engine), expected)
+        except Exception as error:
+            return first_line(error)
+        finally:
+            if engine is not None:
+                engine.destroy()
 
 
 def _judge_resumed(facts):

@@ -1,9 +1,8 @@
-"""The exercises of lab 06: write the fragment, choose what fits, and know what does nothing."""
+"""The exercises of lab 06: write the fragment, and choose what fits."""
 
-from labsupport.exercises.lab_06_offload import does_nothing, fits, offload_config
+from labsupport.exercises.lab_06_offload import fits, offload_config
 
 EXERCISES = (
     offload_config.EXERCISE,
-    does_nothing.EXERCISE,
     fits.EXERCISE,
 )

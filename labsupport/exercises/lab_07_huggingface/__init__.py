@@ -1,8 +1,5 @@
-"""The exercises of lab 07: the order that ZeRO-3 needs, and a config that leaves its numbers to the Trainer."""
+"""The exercise of lab 07: a config that leaves its numbers to the Trainer."""
 
-from labsupport.exercises.lab_07_huggingface import auto, order
+from labsupport.exercises.lab_07_huggingface import auto
 
-EXERCISES = (
-    order.EXERCISE,
-    auto.EXERCISE,
-)
+EXERCISES = (auto.EXERCISE,)

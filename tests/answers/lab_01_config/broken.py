@@ -30,14 +30,23 @@ WRONG = {
         _mended('del mended["gradient_clipping"]'),
     ),
     "stage left": (_mended('zero["stage"] = 2'), _mended('zero["stage"] = 1')),
-    "offload removed": (
+    "offload changed": (
         _mended('zero |= {"stage": 2}\ndel zero["offload_param"]'),
         _mended('del zero["offload_optimizer"]'),
+        _mended('zero["offload_optimizer"]["device"] = "none"'),
+        _mended('zero["offload_param"] = {"device": "nvme", "nvme_path": "/tmp"}'),
+    ),
+    "optimizer changed": (
+        _mended('del mended["optimizer"]'),
+        _mended('mended["optimizer"]["params"]["lr"] = 3e-3'),
+        _mended('mended["optimizer"]["params"]["adam_w_mode"] = False\nmended["optimizer"]["type"] = "Adam"'),
+        _mended('mended["optimizer"]["params"] = {}'),
     ),
     "accumulation removed": (
         _mended('del mended["data_types"]'),
         _mended('mended["grad_accum_dtype"] = mended.pop("data_types")["grad_accum_dtype"]'),
         _mended('mended["data_types"] = {"gradient_accumulation_dtype": "fp32"}'),
+        _mended('mended["data_types"] = {"grad_accum_dtype": "bf16"}'),
     ),
     "precision changed": (_mended('del mended["bf16"]'),),
 }

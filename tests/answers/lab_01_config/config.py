@@ -27,11 +27,18 @@ WRONG = {
         _config_answer('config["stage"] = config.pop("zero_optimization")["stage"]'),
         _config_answer('zero["stage"] = 2'),
     ),
-    "micro batch": (
+    "sizes": (
         _config_answer('config["train_micro_batch_size_per_gpu"] = train_batch_size'),
         _config_answer('config["train_micro_batch_size_per_gpu"] = config.pop("train_batch_size")'),
         _config_answer('config["train_batch_size"] *= gradient_accumulation_steps'),
         _config_answer('del config["gradient_accumulation_steps"]'),
+        _config_answer(
+            'config["train_micro_batch_size_per_gpu"] = train_batch_size // gradient_accumulation_steps // 2'
+        ),
+        _config_answer(
+            'per_rank = config.pop("train_batch_size") // gradient_accumulation_steps // 4\n'
+            '    config["train_micro_batch_size_per_gpu"] = per_rank'
+        ),
     ),
     "precision": (
         _config_answer('config["fp16"] = {"enabled": True, "loss_scale": 0}'),
@@ -50,6 +57,7 @@ WRONG = {
         _config_answer('config |= {name: zero.pop(name) for name in list(zero) if name.startswith("off")}'),
         _config_answer('zero.pop("offload_param", None)'),
         _config_answer('if offload_optimizer: zero["offload_optimizer"] = {"device": "none"}'),
+        _config_answer('if offload_param: zero["offload_param"] = {"device": "nvme", "nvme_path": "/tmp"}'),
     ),
     "offload not asked for": (
         _config_answer('zero["offload_optimizer"] = {"device": "cpu"}'),
@@ -61,6 +69,8 @@ WRONG = {
     "another optimizer": (
         _config_answer('del config["optimizer"]'),
         _config_answer('config["optimizer"] = {"type": "SGD", "params": {"lr": 0.1}}'),
+        _config_answer('config["optimizer"] = {"type": "Adam", "params": {"lr": 1e-4, "adam_w_mode": False}}'),
+        _config_answer('if not fp16: del config["optimizer"]'),
     ),
 }
 

@@ -20,7 +20,7 @@ WRONG = {
     "no step": (_epoch(EPOCH_LOOP.replace("        engine.step()\n", ""), EPOCH_MEAN),),
     "past the engine": (_epoch(EPOCH_LOOP.replace("engine.step()", "engine.optimizer.step()"), EPOCH_MEAN),),
     "stops early": (_epoch(EPOCH_LOOP, EPOCH_MEAN.replace("    ", "        ").lstrip("\n")),),
-    "last window left out": (
+    "batches left out": (
         _epoch(
             EPOCH_LOOP.replace("in loader", "in itertools.islice(loader, len(loader) // 2 * 2)"),
             EPOCH_MEAN,
@@ -38,6 +38,31 @@ WRONG = {
     ),
     "a step too many": (_epoch(EPOCH_LOOP, "    engine.step()\n" + EPOCH_MEAN),),
     "plain backward": (_epoch(EPOCH_LOOP.replace("engine.backward(loss)", "loss.backward()"), EPOCH_MEAN),),
+    "plain backward refused": (
+        _epoch(
+            EPOCH_LOOP.replace("engine.backward(loss)", "backward(loss)"),
+            EPOCH_MEAN,
+            head="    backward = engine.backward if engine.zero_optimization_stage() else torch.Tensor.backward\n",
+        ),
+    ),
+    "a second step": (
+        _epoch(
+            EPOCH_LOOP.replace("in loader", "in list(loader)[:2]").replace(
+                "engine.step()", "engine.step()\n        engine.step()"
+            ),
+            EPOCH_MEAN,
+        ),
+    ),
+    "other weights": (
+        _epoch(EPOCH_LOOP, EPOCH_MEAN, head="    engine.zero_grad()\n    engine.optimizer.zero_grad()\n"),
+        _epoch(EPOCH_LOOP.replace("backward(loss)", "backward(loss * 2)"), EPOCH_MEAN),
+        _epoch(EPOCH_LOOP.replace("for batch in loader", "for batch in reversed(list(loader))"), EPOCH_MEAN),
+    ),
+    "another mean": (
+        _epoch(EPOCH_LOOP, EPOCH_MEAN.replace("torch.distributed.get_world_size()", "2")),
+        _epoch(EPOCH_LOOP, EPOCH_MEAN.replace(".mean()", "[1:].mean()")),
+        _epoch(EPOCH_LOOP, EPOCH_MEAN.replace(".mean()", ".median()")),
+    ),
     "divided twice": (_epoch(EPOCH_LOOP.replace("backward(loss)", "backward(loss / 2)"), EPOCH_MEAN),),
     "a tensor": (_epoch(EPOCH_LOOP, EPOCH_MEAN.replace(".item()", "")),),
     "last loss": (

@@ -14,7 +14,31 @@ RIGHT_CALLS = ("engine.backward(loss)", "engine.step()")
 
 WRONG = {
     "no step": (_step("engine.backward(loss)"),),
-    "plain backward": (_step("loss.backward()", "engine.step()"),),
+    "plain backward refused": (_step("loss.backward()", "engine.step()"),),
+    "plain backward": (
+        _step("loss.backward() if engine.zero_optimization_stage() else engine.backward(loss)", "engine.step()"),
+    ),
+    "other weights": (
+        _step("loss = 2 * loss", *RIGHT_CALLS, "loss = loss / 2"),
+        _step("engine.backward(loss, scale_wrt_gas=False)", "engine.step()"),
+        _step("engine.backward(loss / torch.distributed.get_world_size())", "engine.step()"),
+        _step(
+            "if torch.distributed.get_rank() == 0: batch = batch",
+            "engine.backward(loss)",
+            "engine.zero_grad()",
+            "engine.step()",
+        ),
+    ),
+    "another loss": (
+        _step(*RIGHT_CALLS, *REDUCED, "return mean.item() / 2"),
+        _step(*RIGHT_CALLS, "loss = engine(**batch).loss"),
+        _step(
+            *RIGHT_CALLS,
+            "mean = loss.detach().clone()",
+            "torch.distributed.broadcast(mean, 0)",
+            "return round(mean.item(), 1)",
+        ),
+    ),
     "past the engine": (
         _step("engine.backward(loss)", "engine.optimizer.step()"),
         _step("loss.backward()", "engine.optimizer.step()", "engine.optimizer.zero_grad()"),
