@@ -1,4 +1,4 @@
-"""The course's figures: data in, figure out, one theme; predicted and measured never share a colour.
+"""The course's figures: data in, figure out, one theme. A role has one hue; predicted is hatched, measured is solid.
 
 In JupyterLab a figure is Plotly's own; on the book's pages `book/_static/figures.js` draws the same data, with
 one copy of the library for the whole book. The caption is the alternative text, for every reader.
@@ -23,17 +23,10 @@ ROLE_COLOURS = {
     "activations": "#F0E442",
     "other": "#999999",
 }
-# The same roles where they are predicted: violets from dark to light, always hatched.
-PREDICTED_ROLE_COLOURS = dict(
-    zip(
-        ROLE_COLOURS,
-        ("#3F007D", "#54278F", "#6A51A3", "#807DBA", "#9E9AC8", "#B3A2CE", "#C8B8E0", "#DADAEB"),
-        strict=True,
-    )
-)
 MEASURED_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 PREDICTED_COLOUR = "#8C6BB1"
 MEASURED_COLOUR = "#0072B2"
+HATCHED = {"shape": "/"}  # how a predicted bar is told from a measured one of the same hue
 # The theme: greys that show on light and on dark ground. On the book's pages figures.js puts the page's own there.
 TEXT, EDGE, GRID = "#757575", "#7F7F7F", "rgba(127,127,127,0.3)"
 AXIS = {"gridcolor": GRID, "linecolor": EDGE, "zerolinecolor": EDGE, "automargin": True, "title": {"standoff": 15}}
@@ -89,7 +82,7 @@ def loss_curves(losses, title, alt, x_title="micro-batch"):
 def bytes_by_role(held, title, alt):
     """Return stacked bars of MiB by role. held: {label of the bar: {role: bytes}}, as the ledger counts them."""
     figure = empty_figure(title, "", "MiB per rank")
-    for role in _present(held.values()):
+    for role in present_roles(held.values()):
         heights = [parts.get(role, 0) / 2**20 for parts in held.values()]
         figure.add_bar(x=list(held), y=heights, name=role, marker={"color": ROLE_COLOURS[role]})
     figure.update_layout(barmode="stack")
@@ -106,7 +99,7 @@ def predicted_and_measured(
         (predicted_name, predicted, PREDICTED_COLOUR),
         ("measured", measured, MEASURED_COLOUR),
     ):
-        pattern = {"shape": "/"} if name == predicted_name else {}
+        pattern = HATCHED if name == predicted_name else {}
         heights = [numbers[label] / scale for label in labels]
         figure.add_bar(x=labels, y=heights, name=name, marker={"color": colour, "pattern": pattern})
     figure.update_layout(barmode="group")
@@ -119,17 +112,15 @@ UNITS = {"MiB": 2**20, "GiB": 2**30}
 def roles_side_by_side(predicted, measured, title, alt, unit="MiB"):
     """Return two stacked bars by role for each label. predicted, measured: {label: {role: bytes}}; unit: of UNITS."""
     figure = empty_figure(title, "", f"{unit} per rank")
-    for name, held, colours in (
-        ("predicted", predicted, PREDICTED_ROLE_COLOURS),
-        ("measured", measured, ROLE_COLOURS),
-    ):
-        for role in _present(measured.values()):
+    for name, held, pattern in (("predicted", predicted, HATCHED), ("measured", measured, {})):
+        for role in present_roles([*predicted.values(), *measured.values()]):
             figure.add_bar(
                 x=[list(held), [name] * len(held)],
                 y=[parts.get(role, 0) / UNITS[unit] for parts in held.values()],
                 name=role,
-                showlegend=name == "measured",  # the hatched bars have the same roles in the same order
-                marker={"color": colours[role], "pattern": {"shape": "/"} if name == "predicted" else {}},
+                showlegend=name == "measured",
+                legendgroup=role,
+                marker={"color": ROLE_COLOURS[role], "pattern": pattern},
                 hovertemplate=f"{name}, {role}: %{{y:.2f}} {unit}<extra></extra>",
             )
     figure.update_layout(barmode="relative", height=500)
@@ -144,7 +135,7 @@ def live_bytes(steps, title, alt):
     figure = make_subplots(
         rows=len(steps), cols=1, shared_yaxes="all", vertical_spacing=0.09, subplot_titles=list(steps)
     )
-    roles = _present(held for timeline in steps.values() for _, held in timeline)
+    roles = present_roles(held for timeline in steps.values() for _, held in timeline)
     for row, timeline in enumerate(steps.values(), 1):
         places, starts = _places_in_phases([phase for phase, _ in timeline])
         held_at = [held for _, held in timeline] + [timeline[-1][1]]  # the last moment too lasts until the end
@@ -218,7 +209,7 @@ def dressed(figure, title, x_title, y_title):
     return figure
 
 
-def _present(held):
+def present_roles(held):
     """The roles of which somebody holds something, in the order of ROLE_COLOURS."""
     held = list(held)
     return [role for role in ROLE_COLOURS if any(parts.get(role) for parts in held)]

@@ -7,7 +7,6 @@ from labsupport.plots import (
     MEASURED_COLOUR,
     MEASURED_COLOURS,
     PREDICTED_COLOUR,
-    PREDICTED_ROLE_COLOURS,
     ROLE_COLOURS,
     bytes_by_role,
     live_bytes,
@@ -45,14 +44,16 @@ def test_the_page_form_carries_the_data_and_the_words():
     assert "application/vnd.plotly.v1+json" in bundle
 
 
-def test_stacked_predictions_are_hatched_and_share_no_colour_with_measurements():
+def test_a_role_has_one_hue_and_only_its_prediction_is_hatched():
     held = {"stage 0": {"parameters": 2**20, "activations": 2**21, "gradients": 0}}
     bars = roles_side_by_side(held, held, "title", "alt").figure.data
     predicted, measured = ([bar for bar in bars if bar.x[1][0] == name] for name in ("predicted", "measured"))
     assert sum(sum(bar.y) for bar in predicted) == sum(sum(bar.y) for bar in measured) == 3
     assert [bar.name for bar in predicted] == [bar.name for bar in measured] == ["parameters", "activations"]
     assert all(bar.marker.pattern.shape for bar in predicted) and not any(bar.marker.pattern.shape for bar in measured)
-    assert not {*PREDICTED_ROLE_COLOURS.values(), PREDICTED_COLOUR} & {*ROLE_COLOURS.values(), *MEASURED_COLOURS}
+    assert [bar.marker.color for bar in predicted] == [bar.marker.color for bar in measured]
+    assert [bar.marker.color for bar in measured] == [ROLE_COLOURS[bar.name] for bar in measured]
+    assert PREDICTED_COLOUR not in {*ROLE_COLOURS.values(), *MEASURED_COLOURS}
 
 
 def test_a_timeline_keeps_every_moment_in_its_phase():

@@ -5,6 +5,7 @@ from labsupport import lazily
 _MODULE_OF = {
     "held_by_place": "ledger",
     "held_bytes": "ledger",
+    "measured_by_phase": "collectives",
     "measured_collectives": "collectives",
     "model_state_total": "ledger",
     "model_states": "agreement",

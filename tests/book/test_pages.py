@@ -159,14 +159,17 @@ def test_every_figure_has_a_title_axes_with_units_and_words():
             assert layout[axis]["title"]["text"], f"{page}: {title}: {axis} has no title"
 
 
-def test_predicted_and_measured_share_no_colour_in_the_whole_book():
-    seen = {"predicted": set(), "measured": set()}
+def test_a_prediction_is_hatched_or_dashed_or_has_a_colour_that_no_measurement_has():
+    plain = {"predicted": set(), "measured": set()}
+    hatched = {"predicted": 0, "measured": 0}
     for _, _, data, _ in figures():
         for trace in data:
+            marked = trace.get("marker", {}).get("pattern", {}).get("shape") or trace.get("line", {}).get("dash")
             for kind in kinds(trace):
-                seen[kind] |= {colour.upper() for colour in colours(trace)}
-    assert seen["predicted"] and seen["measured"]
-    assert not seen["predicted"] & seen["measured"]
+                hatched[kind] += bool(marked)
+                plain[kind] |= set() if marked else {colour.upper() for colour in colours(trace)}
+    assert hatched["predicted"] and plain["measured"]
+    assert not hatched["measured"] and not plain["predicted"] & plain["measured"]
 
 
 def kinds(trace):

@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT
 
 LABS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-NAMES = ["01_config", "02_initialize", "03_training", "04_stages", "05_checkpointing", "05b_faults", "06_offload",
-         "07_huggingface", "08_multinode", "09_milestone", "10_build_zero"]  # fmt: skip
+NAMES = ["01_config", "02_initialize", "03_training", "04_stages", "04b_messages", "05_checkpointing", "05b_faults",
+         "06_offload", "07_huggingface", "08_multinode", "09_milestone", "10_build_zero"]  # fmt: skip
 OPTION = (
     r'<details class="option (right|wrong)"><summary>(.+?)</summary>\n\n'
     r"\*\*(Right|Not this one)\.\*\* (.+?)\n\n</details>"
@@ -19,7 +19,7 @@ RANK_COUNT = re.compile(r"\b\d+ ranks? up\b|\[ranks? \d+")
 ids = [lab.stem for lab in LABS]
 
 
-def test_the_course_has_its_ten_labs_the_fifth_in_two_halves():
+def test_the_course_has_its_ten_labs_the_fourth_and_the_fifth_in_two_halves():
     assert [lab.stem for lab in LABS] == NAMES
 
 

@@ -12,7 +12,7 @@ from labsupport.machine.cards import card
 from labsupport.memory.planner import plan_of
 from labsupport.memory.roles import ROLES
 from labsupport.memory.room import ALLOWANCE_BYTES, fits
-from labsupport.plots import PREDICTED_ROLE_COLOURS, ROLE_COLOURS
+from labsupport.plots import ROLE_COLOURS
 from labsupport.widgets.selector import widget as selector
 from labsupport.widgets.selector.runs import recorded_runs
 from labsupport.widgets.selector.table import AXES, DEFAULT, config_for, refusal, run_of, stage_table, strategies
@@ -135,10 +135,9 @@ def test_sizes_in_words(arithmetic):
 
 def test_the_style_has_the_colours_of_the_figures():
     style = selector.STYLE
-    for kind, colours in (("predicted", PREDICTED_ROLE_COLOURS), ("measured", ROLE_COLOURS)):
-        for role, colour in colours.items():
-            rule = f".role-{role.replace(' ', '-')}.{kind} {{ background-color: {colour.lower()}; }}"
-            assert rule in style, rule
+    for role, colour in ROLE_COLOURS.items():
+        rule = f".stage-selector .role-{role.replace(' ', '-')} {{ background-color: {colour.lower()}; }}"
+        assert rule in style, rule
 
 
 # The built page

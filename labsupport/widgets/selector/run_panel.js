@@ -21,7 +21,7 @@ function drawing(tag, attributes, ...children) {
   return made;
 }
 
-// One bar of stacked roles. roles: [[role, bytes]]; kind: "predicted" or "measured", never the same colours.
+// One bar of stacked roles. roles: [[role, bytes]]; kind: "predicted", which is hatched, or "measured".
 function roleBar(label, roles, full, kind) {
   const total = sum(roles.map(([, bytes]) => bytes));
   const parts = roles

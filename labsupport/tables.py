@@ -1,0 +1,34 @@
+"""A lab's tables: rows in, an HTML table out, which a narrow screen scrolls and never cuts off."""
+
+import html
+
+from tabulate import tabulate
+
+
+class LabTable:
+    """A table for the page and for JupyterLab: `head` and `rows` hold what is shown, as text."""
+
+    def __init__(self, head, rows, caption):
+        self.head, self.rows, self.caption = head, rows, caption
+
+    def _repr_mimebundle_(self, **_):
+        plain = self._drawn("simple")
+        page = self._drawn("html").replace("<table>", '<table class="table">', 1)
+        page = f'<div class="lab-table" style="overflow-x: auto">{page}</div>'
+        return {
+            "text/html": f"<p>{html.escape(self.caption)}</p>{page}" if self.caption else page,
+            "text/plain": f"{self.caption}\n{plain}".strip(),
+        }
+
+    def _drawn(self, form):
+        align = ["left", *["right"] * (len(self.head) - 1)]
+        return tabulate(self.rows, self.head, form, disable_numparse=True, colalign=align)
+
+
+def table(head, rows, caption=""):
+    """Return a table. head: the columns' names; rows: a list of lists, the first entry of each a label.
+
+    A float is shown with two digits after the point, everything else as str() writes it.
+    """
+    shown = [[f"{entry:,.2f}" if isinstance(entry, float) else str(entry) for entry in row] for row in rows]
+    return LabTable(list(head), shown, caption)
