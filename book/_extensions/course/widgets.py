@@ -28,7 +28,7 @@ class WidgetDirective(SphinxDirective):
 
     required_arguments = 1
     option_spec = {"model": directives.unchanged, "stage": int, "world_size": int, "card": directives.unchanged,
-                   "micro_batch_size": int}  # fmt: skip
+                   "micro_batch_size": int, "small": lambda argument: directives.flag(argument) is None}  # fmt: skip
 
     def run(self):
         """Return the widget's page form as raw HTML; raises ExtensionError for an unknown widget."""

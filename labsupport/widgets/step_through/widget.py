@@ -45,8 +45,11 @@ def page_state():
 
 
 def page_html(start):
-    """Return the picture's form for a page. start: {"stage": number}; raises ConfigError for a stage there is not."""
+    """Return the picture's form for a page; raises ConfigError for a stage that there is not.
+
+    start: {"stage": number, "small": whether only the picture, the words and the buttons are wanted}.
+    """
     stage = start.get("stage", 0)
     require_stage(stage)
     still = "<p>The picture of a training step is drawn by a script.</p>"
-    return page_form("step_through", {"stage": stage}, still)
+    return page_form("step_through", {"stage": stage, "small": bool(start.get("small"))}, still)
