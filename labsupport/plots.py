@@ -1,4 +1,4 @@
-"""The course's figures: data in, figure out, one theme; predicted and measured never share a colour.
+"""The course's figures: data in, figure out, one theme; predicted is hatched, measured is plain.
 
 In JupyterLab a figure is Plotly's own; on the book's pages `book/_static/figures.js` draws the same data, with
 one copy of the library for the whole book. The caption is the alternative text, for every reader.
@@ -12,25 +12,8 @@ import re
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-# Okabe and Ito's palette, told apart with every common kind of colour blindness.
-ROLE_COLOURS = {
-    "parameters": "#0072B2",
-    "gradients": "#E69F00",
-    "master weights": "#56B4E9",
-    "optimizer states": "#009E73",
-    "communication buckets": "#D55E00",
-    "gathered parameters": "#CC79A7",
-    "activations": "#F0E442",
-    "other": "#999999",
-}
-# The same roles where they are predicted: violets from dark to light, always hatched.
-PREDICTED_ROLE_COLOURS = dict(
-    zip(
-        ROLE_COLOURS,
-        ("#3F007D", "#54278F", "#6A51A3", "#807DBA", "#9E9AC8", "#B3A2CE", "#C8B8E0", "#DADAEB"),
-        strict=True,
-    )
-)
+from labsupport.palette import ROLE_COLOURS
+
 MEASURED_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 PREDICTED_COLOUR = "#8C6BB1"
 MEASURED_COLOUR = "#0072B2"
@@ -119,17 +102,14 @@ UNITS = {"MiB": 2**20, "GiB": 2**30}
 def roles_side_by_side(predicted, measured, title, alt, unit="MiB"):
     """Return two stacked bars by role for each label. predicted, measured: {label: {role: bytes}}; unit: of UNITS."""
     figure = empty_figure(title, "", f"{unit} per rank")
-    for name, held, colours in (
-        ("predicted", predicted, PREDICTED_ROLE_COLOURS),
-        ("measured", measured, ROLE_COLOURS),
-    ):
+    for name, held in (("predicted", predicted), ("measured", measured)):
         for role in _present(measured.values()):
             figure.add_bar(
                 x=[list(held), [name] * len(held)],
                 y=[parts.get(role, 0) / UNITS[unit] for parts in held.values()],
                 name=role,
-                showlegend=name == "measured",  # the hatched bars have the same roles in the same order
-                marker={"color": colours[role], "pattern": {"shape": "/"} if name == "predicted" else {}},
+                showlegend=name == "measured",
+                marker={"color": ROLE_COLOURS[role], "pattern": {"shape": "/"} if name == "predicted" else {}},
                 hovertemplate=f"{name}, {role}: %{{y:.2f}} {unit}<extra></extra>",
             )
     figure.update_layout(barmode="relative", height=500)
@@ -157,7 +137,7 @@ def live_bytes(steps, title, alt):
                 showlegend=row == 1,
                 stackgroup=str(row),
                 mode="lines",
-                line={"width": 0, "color": ROLE_COLOURS[role], "shape": "hv"},
+                line={"width": 1, "color": EDGE, "shape": "hv"},
                 fillcolor=ROLE_COLOURS[role],
                 hovertemplate=f"{role}: %{{y:.2f}} MiB<extra></extra>",
                 row=row,

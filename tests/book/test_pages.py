@@ -11,6 +11,7 @@ from conftest import HTML, ROOT, needs_book, needs_chromium
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import page_weight
 
+from labsupport.palette import ROLE_COLOURS
 from labsupport.records import read_record
 
 pytestmark = [needs_chromium, needs_book]
@@ -159,14 +160,17 @@ def test_every_figure_has_a_title_axes_with_units_and_words():
             assert layout[axis]["title"]["text"], f"{page}: {title}: {axis} has no title"
 
 
-def test_predicted_and_measured_share_no_colour_in_the_whole_book():
+def test_predicted_bars_are_hatched_and_a_colour_they_share_with_measured_ones_is_a_roles():
     seen = {"predicted": set(), "measured": set()}
-    for _, _, data, _ in figures():
+    for page, _, data, _ in figures():
         for trace in data:
             for kind in kinds(trace):
                 seen[kind] |= {colour.upper() for colour in colours(trace)}
+                if trace["type"] == "bar":
+                    hatched = bool(trace["marker"].get("pattern", {}).get("shape"))
+                    assert hatched == (kind == "predicted"), (page, trace.get("name"))
     assert seen["predicted"] and seen["measured"]
-    assert not seen["predicted"] & seen["measured"]
+    assert seen["predicted"] & seen["measured"] <= set(ROLE_COLOURS.values())
 
 
 def kinds(trace):

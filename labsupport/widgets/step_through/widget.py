@@ -6,11 +6,11 @@ import traitlets
 
 from labsupport.arguments import require_stage
 from labsupport.records import read_record
-from labsupport.widgets.base import PageWidget, joined, page_form
+from labsupport.widgets.base import PageWidget, joined, page_form, style
 
 HERE = Path(__file__).parent
 SCRIPT = joined(HERE, "words.js", "step_through.js")  # the last one has the export
-STYLE = joined(HERE, "step_through.css")
+STYLE = style(".step-through", HERE, "step_through.css")
 
 
 def step_through(stage=0):
