@@ -29,6 +29,24 @@ SCROLLS_BY_KEYBOARD = """() => [...document.querySelectorAll("article pre, .pst-
   (box) => box.scrollWidth <= box.clientWidth || box.tabIndex === 0 || !box.checkVisibility())"""
 
 
+CUT_OUTPUTS = """() => [...document.querySelectorAll("article .cell_output pre")].filter(
+  (box) => box.checkVisibility() && box.scrollWidth > box.clientWidth).map((box) => box.textContent.slice(0, 80))"""
+# Names in tables, each with the pieces that it may be broken into: none of them stands on two lines.
+BROKEN_NAMES = """() => [...document.querySelectorAll("article table code .pre")].flatMap((code) => {
+  const pieces = [];
+  for (const node of code.childNodes) {
+    for (const text of node.nodeType === 3 ? [node] : node.childNodes) {
+      if (/\\s/.test(text.textContent)) continue;  // words break between them
+      const range = document.createRange();
+      range.selectNodeContents(text);
+      const lines = new Set([...range.getClientRects()].map(({ top }) => Math.round(top)));
+      if (lines.size > 1) pieces.push(code.textContent);
+    }
+  }
+  return pieces;
+})"""
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_is_whole_fits_and_is_accessible(tab, site, page):
     """On a desktop in light, and then, as when a window becomes narrow, on a phone in dark."""
@@ -44,6 +62,9 @@ def test_a_page_is_whole_fits_and_is_accessible(tab, site, page):
         assert tab.locator("article h1").count() == 1
         assert tab.evaluate("document.documentElement.scrollWidth") <= size["width"], "wider than the screen"
         assert tab.locator("i[class*='fa-'], span[class*='fa-']").count() == 0, "an icon was left to the font"
+        assert tab.evaluate(CUT_OUTPUTS) == [], "an output is cut off"
+        if size["width"] > 600:
+            assert tab.evaluate(BROKEN_NAMES) == [], "a name breaks in its middle"
         # Only what is wrong: to describe each element that is right takes as long again.
         found = Axe().run(tab, options={"preload": False, "resultTypes": ["violations"]}).response["violations"]
         grave = [each for each in found if each["impact"] in ("serious", "critical")]
