@@ -51,5 +51,5 @@ def page_html(start):
     """
     stage = start.get("stage", 0)
     require_stage(stage)
-    still = "<p>The picture of a training step is drawn by a script.</p>"
+    still = "<p>Where scripts run, one recorded training step stands here, to be stepped through.</p>"
     return page_form("step_through", {"stage": stage, "small": bool(start.get("small"))}, still)
