@@ -12,17 +12,8 @@ import re
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-# Okabe and Ito's palette, told apart with every common kind of colour blindness.
-ROLE_COLOURS = {
-    "parameters": "#0072B2",
-    "gradients": "#E69F00",
-    "master weights": "#56B4E9",
-    "optimizer states": "#009E73",
-    "communication buckets": "#D55E00",
-    "gathered parameters": "#CC79A7",
-    "activations": "#F0E442",
-    "other": "#999999",
-}
+from labsupport.palette import ROLE_COLOURS
+
 MEASURED_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 PREDICTED_COLOUR = "#8C6BB1"
 MEASURED_COLOUR = "#0072B2"
@@ -148,7 +139,7 @@ def live_bytes(steps, title, alt):
                 showlegend=row == 1,
                 stackgroup=str(row),
                 mode="lines",
-                line={"width": 0, "color": ROLE_COLOURS[role], "shape": "hv"},
+                line={"width": 1, "color": EDGE, "shape": "hv"},
                 fillcolor=ROLE_COLOURS[role],
                 hovertemplate=f"{role}: %{{y:.2f}} MiB<extra></extra>",
                 row=row,

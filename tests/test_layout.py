@@ -10,7 +10,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "labsupport"
 # From the bottom to the top: a module imports from its own line or from those before it, never from a later one.
 FLOORS = [
-    "wording errors cell_output arguments machine corpus plots tables",
+    "wording errors cell_output arguments machine corpus palette plots tables",
     "doctor symptoms models launch records command_line",
     "config compare",
     "settings runs",

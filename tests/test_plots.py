@@ -3,11 +3,15 @@
 import json
 import re
 
+import pytest
+from conftest import ROOT
+
+from labsupport.palette import ROLE_COLOURS, contrast
 from labsupport.plots import (
+    EDGE,
     MEASURED_COLOUR,
     MEASURED_COLOURS,
     PREDICTED_COLOUR,
-    ROLE_COLOURS,
     bytes_by_role,
     live_bytes,
     loss_curves,
@@ -44,16 +48,29 @@ def test_the_page_form_carries_the_data_and_the_words():
     assert "application/vnd.plotly.v1+json" in bundle
 
 
-def test_a_role_has_one_hue_and_only_its_prediction_is_hatched():
+def test_stacked_predictions_are_hatched_in_the_colours_of_the_measurements():
     held = {"stage 0": {"parameters": 2**20, "activations": 2**21, "gradients": 0}}
     bars = roles_side_by_side(held, held, "title", "alt").figure.data
     predicted, measured = ([bar for bar in bars if bar.x[1][0] == name] for name in ("predicted", "measured"))
     assert sum(sum(bar.y) for bar in predicted) == sum(sum(bar.y) for bar in measured) == 3
     assert [bar.name for bar in predicted] == [bar.name for bar in measured] == ["parameters", "activations"]
     assert all(bar.marker.pattern.shape for bar in predicted) and not any(bar.marker.pattern.shape for bar in measured)
-    assert [bar.marker.color for bar in predicted] == [bar.marker.color for bar in measured]
-    assert [bar.marker.color for bar in measured] == [ROLE_COLOURS[bar.name] for bar in measured]
-    assert PREDICTED_COLOUR not in {*ROLE_COLOURS.values(), *MEASURED_COLOURS}
+    for each in (predicted, measured):
+        assert [bar.marker.color for bar in each] == [ROLE_COLOURS["parameters"], ROLE_COLOURS["activations"]]
+
+
+@pytest.mark.parametrize("ground", ["#ffffff", "#121212"], ids=["light", "dark"])
+def test_the_edge_of_a_bar_shows_on_the_ground(ground):
+    bar = bytes_by_role({"a": {"activations": 1}}, "title", "alt").figure.layout.template.data.bar[0]
+    assert bar.marker.line.color == EDGE and bar.marker.line.width >= 1
+    assert contrast(EDGE, ground) >= 3
+    assert round(contrast("#000000", "#ffffff")) == 21 and contrast("#777777", "#777777") == 1
+
+
+def test_the_picture_of_the_zero_page_has_the_colours_of_the_roles():
+    svg = (ROOT / "book" / "_static" / "who-holds-what.svg").read_text()
+    roles = ("parameters", "gradients", "optimizer states")
+    assert set(re.findall(r'fill="(#\w+)"', svg)) == {ROLE_COLOURS[role] for role in roles}
 
 
 def test_a_timeline_keeps_every_moment_in_its_phase():

@@ -4,10 +4,17 @@ import json
 
 import anywidget
 
+from labsupport.palette import css_variables
+
 
 def joined(folder, *names):
     """Return the text of a widget's files, one after the other: a kernel's module cannot import its neighbours."""
     return "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
+
+
+def style(selector, folder, name):
+    """Return a widget's style sheet with the colours of the roles before it, for the elements of a CSS selector."""
+    return css_variables(selector) + joined(folder, name)
 
 
 def page_form(name, state, still):

@@ -83,7 +83,16 @@ def test_the_repositorys_address_comes_from_the_environment(root, small_course, 
     assert build(folder, root).returncode == 0
     page = (folder / "_build" / "html" / "notebooks" / "01_lab.html").read_text()
     assert 'href="https://example.org/someone/course"' in page
-    assert 'rel="canonical" href="https://someone.example.org/course/notebooks/01_lab.html"' in page
+    address = "https://someone.example.org/course"
+    assert f'rel="canonical" href="{address}/notebooks/01_lab.html"' in page
+    assert f'property="og:image" content="{address}/_static/preview.png"' in page
+    assert (folder / "_build" / "html" / "_static" / "preview.png").exists()
+    assert 'href="https://example.org/someone/course/edit/main/notebooks/01_lab.ipynb"' in page
+    sitemap = (folder / "_build" / "html" / "sitemap.xml").read_text()
+    pages = [f"{address}/{page}.html" for page in ("book/intro", "notebooks/01_lab", "notebooks/02_lab")]
+    assert re.findall("<loc>(.*?)</loc>", sitemap) == pages
+    assert f"Sitemap: {address}/sitemap.xml" in (folder / "_build" / "html" / "robots.txt").read_text()
+    assert f'href="{address}/search.html"' in (folder / "_build" / "html" / "404.html").read_text()
 
 
 def test_a_broken_link_fails_the_build(root, small_course):

@@ -28,6 +28,24 @@ SCROLLS_BY_KEYBOARD = """() => [...document.querySelectorAll("article pre, .pst-
   (box) => box.scrollWidth <= box.clientWidth || box.tabIndex === 0 || !box.checkVisibility())"""
 
 
+CUT_OUTPUTS = """() => [...document.querySelectorAll("article .cell_output pre")].filter(
+  (box) => box.checkVisibility() && box.scrollWidth > box.clientWidth).map((box) => box.textContent.slice(0, 80))"""
+# Names in tables, each with the pieces that it may be broken into: none of them stands on two lines.
+BROKEN_NAMES = """() => [...document.querySelectorAll("article table code .pre")].flatMap((code) => {
+  const pieces = [];
+  for (const node of code.childNodes) {
+    for (const text of node.nodeType === 3 ? [node] : node.childNodes) {
+      if (/\\s/.test(text.textContent)) continue;  // words break between them
+      const range = document.createRange();
+      range.selectNodeContents(text);
+      const lines = new Set([...range.getClientRects()].map(({ top }) => Math.round(top)));
+      if (lines.size > 1) pieces.push(code.textContent);
+    }
+  }
+  return pieces;
+})"""
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_is_whole_fits_and_is_accessible(tab, site, page):
     """On a desktop in light, and then, as when a window becomes narrow, on a phone in dark."""
@@ -43,6 +61,9 @@ def test_a_page_is_whole_fits_and_is_accessible(tab, site, page):
         assert tab.locator("article h1").count() == 1
         assert tab.evaluate("document.documentElement.scrollWidth") <= size["width"], "wider than the screen"
         assert tab.locator("i[class*='fa-'], span[class*='fa-']").count() == 0, "an icon was left to the font"
+        assert tab.evaluate(CUT_OUTPUTS) == [], "an output is cut off"
+        if size["width"] > 600:
+            assert tab.evaluate(BROKEN_NAMES) == [], "a name breaks in its middle"
         # Only what is wrong: to describe each element that is right takes as long again.
         found = Axe().run(tab, options={"preload": False, "resultTypes": ["violations"]}).response["violations"]
         grave = [each for each in found if each["impact"] in ("serious", "critical")]
@@ -159,17 +180,19 @@ def test_every_figure_has_a_title_axes_with_units_and_words():
             assert layout[axis]["title"]["text"], f"{page}: {title}: {axis} has no title"
 
 
-def test_a_prediction_is_hatched_or_dashed_or_has_a_colour_that_no_measurement_has():
+def test_predicted_bars_are_hatched_and_other_predictions_dashed_or_in_a_colour_that_no_measurement_has():
     plain = {"predicted": set(), "measured": set()}
-    hatched = {"predicted": 0, "measured": 0}
-    for _, _, data, _ in figures():
+    marks = {"predicted": 0, "measured": 0}
+    for page, _, data, _ in figures():
         for trace in data:
             marked = trace.get("marker", {}).get("pattern", {}).get("shape") or trace.get("line", {}).get("dash")
             for kind in kinds(trace):
-                hatched[kind] += bool(marked)
+                if trace["type"] == "bar":
+                    assert bool(marked) == (kind == "predicted"), (page, trace.get("name"))
+                marks[kind] += bool(marked)
                 plain[kind] |= set() if marked else {colour.upper() for colour in colours(trace)}
-    assert hatched["predicted"] and plain["measured"]
-    assert not hatched["measured"] and not plain["predicted"] & plain["measured"]
+    assert marks["predicted"] and plain["measured"]
+    assert not marks["measured"] and not plain["predicted"] & plain["measured"]
 
 
 def kinds(trace):

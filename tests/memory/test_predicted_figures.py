@@ -12,7 +12,7 @@ from labsupport.memory.figures import (
     times_saved,
     traffic,
 )
-from labsupport.plots import ROLE_COLOURS
+from labsupport.palette import ROLE_COLOURS
 from labsupport.settings import read_settings
 
 ROW = {"a": 6, "b": 4, "c": 10, "d": 4}

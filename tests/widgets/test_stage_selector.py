@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import random
+import re
 
 import pytest
 from conftest import needs_book, needs_chromium, press
@@ -12,7 +13,7 @@ from labsupport.machine.cards import card
 from labsupport.memory.planner import plan_of
 from labsupport.memory.roles import ROLES
 from labsupport.memory.room import ALLOWANCE_BYTES, fits
-from labsupport.plots import ROLE_COLOURS
+from labsupport.palette import ROLE_COLOURS, contrast
 from labsupport.widgets.selector import widget as selector
 from labsupport.widgets.selector.runs import recorded_runs
 from labsupport.widgets.selector.table import AXES, DEFAULT, config_for, refusal, run_of, stage_table, strategies
@@ -133,11 +134,30 @@ def test_sizes_in_words(arithmetic):
     assert {size: arithmetic.evaluate(f"selector.inBytes({size})") for size in words} == words
 
 
-def test_the_style_has_the_colours_of_the_figures():
-    style = selector.STYLE
-    for role, colour in ROLE_COLOURS.items():
-        rule = f".stage-selector .role-{role.replace(' ', '-')} {{ background-color: {colour.lower()}; }}"
-        assert rule in style, rule
+TRACK_AND_EDGE = """(parts) => parts.filter((part) => part.getBoundingClientRect().width > 3).map((part) => {
+  const edge = getComputedStyle(part).boxShadow.match(/rgb\\(\\d+, \\d+, \\d+\\)/)[0];
+  return [part.className, edge, getComputedStyle(part.parentElement).backgroundColor,
+          getComputedStyle(part).backgroundColor, getComputedStyle(part).backgroundImage];
+})"""
+
+
+def as_hex(colour):
+    return "#" + "".join(f"{int(part):02x}" for part in re.findall(r"\d+", colour)[:3])
+
+
+@needs_book
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_bar_has_its_roles_colours_and_an_edge_that_shows(tab, site, scheme):
+    tab.emulate_media(color_scheme=scheme)
+    tab.goto(f"{site}/book/selector.html")
+    tab.locator(".stage-selector").wait_for()
+    parts = tab.locator(".bar-track > .role").evaluate_all(TRACK_AND_EDGE)
+    assert len(parts) > 6
+    for name, edge, track, fill, hatching in parts:
+        role = re.search(r"role-([\w-]+)", name)[1].replace("-", " ")
+        assert contrast(as_hex(edge), as_hex(track)) >= 3, (name, edge, track)
+        assert as_hex(fill) == ROLE_COLOURS[role].lower()
+        assert ("gradient" in hatching) == ("predicted" in name)
 
 
 # The built page

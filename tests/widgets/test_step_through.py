@@ -1,13 +1,14 @@
 """The picture of a recorded training step in a real browser: its numbers and bars against the record, its controls."""
 
 import json
+import re
 
 import pytest
 from conftest import needs_chromium
 from recorded_frames import RECORD, RECORDED, name, unfold
 
 from labsupport.measure.blocks import BLOCKS, ROLES
-from labsupport.plots import ROLE_COLOURS
+from labsupport.palette import ROLE_COLOURS, contrast
 from labsupport.widgets.step_through.widget import SCRIPT, STYLE
 
 pytestmark = [needs_chromium]
@@ -171,3 +172,13 @@ def test_its_colours_are_those_of_the_plots(tab):
         colour = swatch.evaluate("one => getComputedStyle(one).backgroundColor")
         red, green, blue = (int(ROLE_COLOURS[role][at : at + 2], 16) for at in (1, 3, 5))
         assert colour == f"rgb({red}, {green}, {blue})"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_part_has_an_edge_that_shows(tab, scheme):
+    tab.emulate_media(color_scheme=scheme)
+    shown(tab)
+    read = "one => [getComputedStyle(one).boxShadow, getComputedStyle(one.closest('.step-through')).backgroundColor]"
+    edge, ground = tab.locator(".legend .swatch").first.evaluate(read)
+    in_hex = ["#" + "".join(f"{int(part):02x}" for part in re.findall(r"\d+", each)[:3]) for each in (edge, ground)]
+    assert contrast(*in_hex) >= 3

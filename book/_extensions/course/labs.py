@@ -1,14 +1,16 @@
-"""What the pages say of the labs, read from the labs' own first cells: a table, their number and their hours."""
+"""What the pages say of the labs, read from the labs' own first cells: a table, their number and their minutes."""
 
 import json
 import re
 from pathlib import Path
 
 import yaml
+from docutils import nodes
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
 from course.table import table
+from labsupport.exercises.catalog import LABS, of_lab
 
 
 def setup(app):
@@ -21,17 +23,20 @@ class LabsDirective(SphinxDirective):
     """A table of the labs, read from their own first cells, so that the page and the labs cannot disagree."""
 
     def run(self):
-        """Return the table's nodes: a link with the lab's title, what it is for, and its time."""
+        """Return the table's nodes: a link with the lab's title, what it is for, and its minutes."""
         rows = []
         here = Path(self.env.doc2path(self.env.docname)).parent
         up = "../" * len(here.relative_to(self.env.srcdir).parts)
         for path in labs(self.env.srcdir):
             self.env.note_dependency(str(path))
-            title, goal, time = lab_head(path)
-            time = time.partition(". ")[0].rstrip(".")
+            title, goal, _ = lab_head(path)
             link = f"[{title}]({up}notebooks/{path.name})"
-            rows.append((link, f"{goal[0].upper()}{goal[1:]}", f"{time[0].upper()}{time[1:]}"))
-        return self.parse_text_to_nodes(table(("Lab", "What you do", "Time"), rows, ["left"] * 3))
+            exercises = of_lab(path.stem) if path.stem in LABS else ()
+            minutes = sum(exercise.minutes for exercise in exercises)
+            rows.append((link, f"{goal[0].upper()}{goal[1:]}", reading_minutes(path), minutes or "none"))
+        head = ("Lab", "What you do", "Minutes to read", "and for exercises")
+        text = table(head, rows, ["left", "left", "right", "right"])
+        return [nodes.container("", *self.parse_text_to_nodes(text), classes=["labs-table"])]
 
 
 def labs(root):
@@ -42,14 +47,15 @@ def labs(root):
 
 
 def _count_labs(app, config):
-    """Give the pages {{ lab_count }} and {{ lab_hours }}: the labs, and the hours to read them, to the next half."""
+    """Give the pages {{ lab_count }}, {{ lab_hours }} to read them, to the next half, and {{ first_lab_minutes }}."""
     paths = labs(app.srcdir)
-    minutes = sum(int(re.search(r"\d+", lab_head(path)[2])[0]) for path in paths)
-    halves = -(-minutes // 30)
+    minutes = [reading_minutes(path) for path in paths]
+    halves = -(-sum(minutes) // 30)
     config.myst_substitutions = {
         **config.myst_substitutions,
         "lab_count": _in_words(len(paths)),
         "lab_hours": f"{_in_words(halves // 2)}{' and a half' if halves % 2 else ''}",
+        "first_lab_minutes": minutes[0],
     }
 
 
@@ -66,6 +72,11 @@ def lab_head(path):
     if not all(found):
         raise ExtensionError(f"The first cell of {path.name} needs a '# title' and lines for **Goal** and **Time**.")
     return tuple(" ".join(match[1].split()).replace("|", r"\|") for match in found)
+
+
+def reading_minutes(path):
+    """Return the first number of a lab's **Time**: the minutes to read it."""
+    return int(re.search(r"\d+", lab_head(path)[2])[0])
 
 
 def _field(name):

@@ -19,5 +19,6 @@ def _name_the_repository(app, config):
             "repository_branch": os.environ.get("BOOK_BRANCH", "main"),
             "use_repository_button": True,
             "use_issues_button": True,
+            "use_edit_page_button": True,
         }
     config.html_baseurl = os.environ.get("BOOK_BASE_URL", config.html_baseurl)

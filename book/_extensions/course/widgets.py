@@ -28,7 +28,7 @@ class WidgetDirective(SphinxDirective):
 
     required_arguments = 1
     option_spec = {"model": directives.unchanged, "stage": int, "world_size": int, "card": directives.unchanged,
-                   "micro_batch_size": int}  # fmt: skip
+                   "micro_batch_size": int, "small": lambda argument: directives.flag(argument) is None}  # fmt: skip
 
     def run(self):
         """Return the widget's page form as raw HTML; raises ExtensionError for an unknown widget."""
@@ -45,7 +45,14 @@ def _write_files(app, exception):
         return
     folder = Path(app.outdir, "_static")
     for name, widget in WIDGETS.items():
-        (folder / f"{name}.js").write_text(widget.SCRIPT, encoding="utf-8")
+        (folder / f"{name}.js").write_text(classic_script(name, widget.SCRIPT), encoding="utf-8")
         (folder / f"{name}.css").write_text(widget.STYLE, encoding="utf-8")
         state = json.dumps(widget.page_state(), separators=(",", ":"))
-        (folder / f"{name}.json").write_text(state, encoding="utf-8")
+        data = f"(window.labWidgetStates ??= {{}}).{name} = {state};\n"
+        (folder / f"{name}_data.js").write_text(data, encoding="utf-8")
+
+
+def classic_script(name, module):
+    """Return a widget's ES module as a script without imports: opened from the disk a page loads no modules."""
+    body, _, exported = module.rpartition("export default ")
+    return f"(() => {{\n{body}\n(window.labWidgets ??= {{}}).{name} = {exported.strip()}\n}})();\n"

@@ -11,13 +11,13 @@ from labsupport.errors import ConfigError, TrainingError
 from labsupport.machine.cards import CARDS
 from labsupport.memory.planner import plan_of
 from labsupport.runs import strategy_in_words
-from labsupport.widgets.base import PageWidget, joined, page_form
+from labsupport.widgets.base import PageWidget, joined, page_form, style
 from labsupport.widgets.selector.runs import STEPS, live_run, recorded_runs, shown_run
 from labsupport.widgets.selector.table import AXES, DEFAULT, refusal, run_of, stage_table, strategies
 
 HERE = Path(__file__).parent
 SCRIPT = joined(HERE, "arithmetic.js", "run_panel.js", "selector.js")  # the last one has the export
-STYLE = joined(HERE, "selector.css")
+STYLE = style(".stage-selector", HERE, "selector.css")
 BUSY = ("starting", "training", "measuring", "stopping")  # the states of a run that has processes
 
 

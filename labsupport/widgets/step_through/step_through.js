@@ -239,7 +239,11 @@ function render({ model, el }) {
   const next = button("Next", () => go(index + 1));
   const source = element("p", "provenance", provenance(record));
   transport.append(back, play, next);
-  root.append(options, legend(), picture, strip, slider, transport, told, meters, remark, source);
+  // The small form is for a page that only wants to show what there is to see.
+  root.append(...(model.get("small") ? [legend(), picture, transport, told] : [
+    options, legend(), picture, strip, slider, transport, told, meters, remark, source,
+  ]));
+  root.classList.toggle("small", Boolean(model.get("small")));
   el.append(root);
 
   function go(wanted) {

@@ -6,11 +6,11 @@ import traitlets
 
 from labsupport.arguments import require_stage
 from labsupport.records import read_record
-from labsupport.widgets.base import PageWidget, joined, page_form
+from labsupport.widgets.base import PageWidget, joined, page_form, style
 
 HERE = Path(__file__).parent
 SCRIPT = joined(HERE, "words.js", "step_through.js")  # the last one has the export
-STYLE = joined(HERE, "step_through.css")
+STYLE = style(".step-through", HERE, "step_through.css")
 
 
 def step_through(stage=0):
@@ -45,8 +45,11 @@ def page_state():
 
 
 def page_html(start):
-    """Return the picture's form for a page. start: {"stage": number}; raises ConfigError for a stage there is not."""
+    """Return the picture's form for a page; raises ConfigError for a stage that there is not.
+
+    start: {"stage": number, "small": whether only the picture, the words and the buttons are wanted}.
+    """
     stage = start.get("stage", 0)
     require_stage(stage)
-    still = "<p>The picture of a training step is drawn by a script.</p>"
-    return page_form("step_through", {"stage": stage}, still)
+    still = "<p>Where scripts run, one recorded training step stands here, to be stepped through.</p>"
+    return page_form("step_through", {"stage": stage, "small": bool(start.get("small"))}, still)

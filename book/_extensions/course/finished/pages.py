@@ -30,6 +30,9 @@ USED_BY = {
 # Sphinx's search: on search.html search.js loads it where Pagefind's cannot be loaded; elsewhere only a search while
 # one types would need it, which this book has not.
 SEARCH_SCRIPTS = ("_static/searchtools.js", "_static/language_data.js", "searchindex.js")
+TABLE = re.compile(r"<table\b.*?</table>", re.DOTALL)
+NAME_IN_CODE = re.compile(r'(?<=<span class="pre">)[^<]+(?=</span>)')
+VIEWPORT = re.compile(r'\s*<meta name="viewport"[^>]*>')  # Sphinx, docutils and the theme write one each
 EMPTY_TOP_BAR = '<header id="pst-header" class="bd-header d-none"></header>'  # the theme's scripts ask its height
 AUTO_THEME = 'dataset.theme = localStorage.getItem("theme") || "auto";'
 RESOLVED_THEME = AUTO_THEME.replace('"auto"', '(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")')
@@ -73,7 +76,18 @@ def finished_page(page, name):
             page = page.replace("</head>", '<script src="_static/search.js"></script>\n</head>', 1)
     # References: a list may hold only list items, and these are not.
     page = page.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+    page = re.sub(r"<title>(.+) &#8212; \1</title>", r"<title>\1</title>", page)  # of the first page
+    first = VIEWPORT.search(page)
+    if first:
+        page = page[: first.end()] + VIEWPORT.sub("", page[first.end() :])
+    page = TABLE.sub(lambda table: NAME_IN_CODE.sub(_breakable, table[0]), page)
     return icons.inline_icons(page)
+
+
+def _breakable(name):
+    """A name in a table's code: it may break after _ and . and nowhere else, above all not within --option."""
+    text = re.sub(r"(?<=\w)([_.])(?=\w)", r"\1<wbr>", name[0])
+    return re.sub(r"-+\w+", r'<span class="unbroken">\g<0></span>', text)
 
 
 def _without(page, pattern, instead=""):
