@@ -62,8 +62,8 @@ MISTAKES = {
         "Which of the 2, the 2 and the 12 does stage 1 leave whole on every rank?",
     ),
     "no master": Mistake(
-        "Your numbers are those of optimizer states of 8 bytes a parameter: momentum and variance. In mixed precision the "
-        "optimizer also keeps the master weight in fp32, 4 bytes more."
+        "Your numbers are those of optimizer states of 8 bytes a parameter: momentum and variance. In mixed precision "
+        "the optimizer also keeps the master weight in fp32, 4 bytes more."
     ),
     "gradients whole": Mistake(
         "Your stage 2 holds what stage 1 holds. From stage 2 on a rank keeps only its part of the gradients."

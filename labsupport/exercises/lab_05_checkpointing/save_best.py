@@ -41,7 +41,9 @@ def _save_best(answer):
         if None in meeting.facts(loaded):
             raise Unusable("What your function saves cannot be loaded from the folder: save into `folder` itself.")
     saves = sum(sum(losses) / 2 < best for losses, best in EPOCHS)
-    return f"Both ranks saved in {saves} of {len(EPOCHS)} epochs, and agreed on the best in all; one rank alone saved in 1 of 2."
+    return (
+        f"Both ranks saved in {saves} of {len(EPOCHS)} epochs and agreed on the best in all; alone one saved in 1 of 2."
+    )
 
 
 def _judge_alone(meeting, answer, engine, folder):
