@@ -45,7 +45,7 @@ class Exercise:
 
     id: "NN-name", NN being the lab. difficulty: 1 to 5. target: what must hold, as a number or a behaviour. answer: the
     name that the reader's cell defines. check: called with the answer, on `ranks` processes of one process group; more
-    than `seconds` of it are ended from outside; it may return lines about what it measured, which a right answer is
+    than `seconds` of it are ended from outside; it returns a sentence on what it measured, which a right answer is
     shown. mistakes: by name; "hangs" is what an answer that does not end is told.
     """
 

@@ -3,7 +3,6 @@
 from labsupport.doctor.known import known
 from labsupport.exercises.answers import (
     BATCH_SIZES,
-    describe,
     first_difference,
     parsed_by_deepspeed,
     require_dict,
@@ -54,7 +53,7 @@ def _require_nothing_else(config):
     found = first_difference(parsed_by_deepspeed(config, 4), parsed_by_deepspeed(sizes, 4))
     if found:
         name, value, other = found
-        raise Mistaken("more than sizes", what=f"{name}, which is {describe(value)} now and was {describe(other)}")
+        raise Mistaken("more than sizes", what=f"{name}, which is {value}, and without that {other}")
 
 
 MISTAKES = {

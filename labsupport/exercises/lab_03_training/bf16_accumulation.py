@@ -3,16 +3,18 @@
 import copy
 import re
 
-from labsupport.exercises.answers import parsed_by_deepspeed
+from labsupport.exercises.answers import parsed_by_deepspeed, require_dict, require_whole_sizes
 from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
 from labsupport.exercises.lab_03_training.engines import near, one_weight, running_engine, zero_block
 from labsupport.wording import first_line
 
 ACCUMULATION = 16
 SMALL = 2.0**-9  # a gradient that bf16 loses beside 1: its steps there are 2**-7
+SMALLER = 2.0**-12  # one that fp16 loses too
 
 
 def _bf16_accumulation(config):
+    config = require_dict(config, "The config")
     try:
         values = parsed_by_deepspeed(config, world_size=2)
     except Unusable as refused:
@@ -25,11 +27,20 @@ def _bf16_accumulation(config):
         raise Mistaken("another stage", stage=int(values.zero_optimization_stage))
     if values.gradient_accumulation_steps != ACCUMULATION:
         raise Mistaken("another window", steps=values.gradient_accumulation_steps)
-    total = _added_up(config)
-    exact = 1 + (ACCUMULATION - 1) * SMALL
-    if near(total, exact):
-        return f"The engine's sum of 1 and 15 times 1/512 was {total:.4f}; added up in bf16 it is 1.0000."
-    lost = {"total": f"{total:.4f}", "exact": f"{exact:.4f}"}
+    require_whole_sizes(values)
+    totals = [_added_up(config, small) for small in (SMALL, SMALLER)]
+    exact = [1 + (ACCUMULATION - 1) * small for small in (SMALL, SMALLER)]
+    if all(map(near, totals, exact)):
+        return (
+            f"The engine's sum of 1 and 15 times 1/512 was {totals[0]:.4f}, and with 15 times 1/4096 {totals[1]:.4f}; "
+            "added up in bf16 both are 1.0000."
+        )
+    which = not near(totals[0], exact[0])
+    lost = {
+        "total": f"{totals[not which]:.4f}",
+        "exact": f"{exact[not which]:.4f}",
+        "small": "1/512" if which else "1/4096",
+    }
     block = config.get("data_types") or {}
     if "grad_accum_dtype" in block:
         raise Mistaken("another format", said=str(block["grad_accum_dtype"]), **lost)
@@ -47,7 +58,7 @@ def _keys_about_gradients(config):
     return [name for name in names if name not in (*known, "data_types") and re.search("grad|accum|type", str(name))]
 
 
-def _added_up(config):
+def _added_up(config, small):
     """Return the sum of 1 and 15 small gradients, as an engine with this config adds them up."""
     from deepspeed.utils import safe_get_full_fp32_param
 
@@ -60,7 +71,7 @@ def _added_up(config):
         zero.pop(device, None)
     try:
         with running_engine(one_weight(), config) as engine:
-            for gradient in [1.0] + [SMALL] * (ACCUMULATION - 1):
+            for gradient in [1.0] + [small] * (ACCUMULATION - 1):
                 engine.backward(engine(_bf16(gradient)))
                 engine.step()
             return -ACCUMULATION * safe_get_full_fp32_param(engine.module.weight).item()
@@ -77,10 +88,10 @@ def _bf16(number):
 MISTAKES = {
     "the model's format": Mistake(
         "DeepSpeed adds gradients up in the format of the model where nothing else is said. In bf16 one gradient "
-        "of 1 and 15 of 1/512 gave {total}; exact is {exact}."
+        "of 1 and 15 of {small} gave {total}; exact is {exact}."
     ),
     "another format": Mistake(
-        'grad_accum_dtype "{said}" is not enough: one gradient of 1 and 15 of 1/512 gave {total}; exact is {exact}.'
+        'grad_accum_dtype "{said}" is not enough: one gradient of 1 and 15 of {small} gave {total}; exact is {exact}.'
     ),
     "in a block that refuses it": Mistake(
         'The key stands in a block that does not know it. DeepSpeed reads it in a block of its own, "data_types", '

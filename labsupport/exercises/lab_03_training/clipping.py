@@ -35,7 +35,15 @@ def _clipping(answer):
         for norm, name in measured
     }
     if all_near(said.values(), measured.values()):
-        return
+        of_three = {name: f"{measured[3.0, name]:g}" for name in CLIPPING}
+        return (
+            "A gradient of norm 3 became an update of "
+            + ", ".join(
+                f"{length} with {name}" if name != "left out" else f"{length} where the key is left out"
+                for name, length in of_three.items()
+            )
+            + "; the other lengths are those of the engine too."
+        )
     for belief, length in CLIPPING_BELIEFS.items():
         if all_near(said.values(), [length(norm, CLIPPING[name]) for norm, name in measured]):
             raise Mistaken(belief)
@@ -67,13 +75,13 @@ def _measured_update(name):
 
 MISTAKES = {
     "left out means off": Mistake(
-        "You take a config without `gradient_clipping` for one without clipping. DeepSpeed 0.19.8 clips at 1.0 "
+        "Where `gradient_clipping` is left out you return the whole norm. DeepSpeed 0.19.8 clips at 1.0 "
         "where the key is left out.",
         "Lab 01 measured this.",
     ),
     "zero means left out": Mistake(
-        "You take 0.0 for a key that was left out. 0.0 turns clipping off; left out means 1.0.",
-        "`or` takes 0.0 for nothing.",
+        "With 0.0 you return what a limit of 1.0 gives. 0.0 turns clipping off; left out means 1.0.",
+        "In Python `or` takes 0.0 for nothing.",
     ),
     "zero stops": Mistake(
         "You clip at 0.0 as at any other limit, and nothing would ever move. In DeepSpeed a limit of 0.0 "

@@ -8,7 +8,6 @@ from labsupport.exercises.lab_03_training.engines import (
     all_near,
     losses_of,
     moved,
-    near,
     one_weight,
     running_engine,
     sgd_config,
@@ -39,11 +38,13 @@ def _four_patterns(answer):
         for of_pattern, name, distances in PATTERN_BELIEFS:
             if of_pattern == pattern and all_near(said[pattern], distances):
                 raise Mistaken(name)
-        stage = next(s for s in range(4) if not near(said[pattern][s], measured[pattern][s]))
         name = "window never closed" if pattern == "step at the end" else "another number"
-        values = {"said": f"{said[pattern][stage]:g}", "moved": f"{measured[pattern][stage]:g}"}
-        raise Mistaken(name, pattern=pattern, stage=stage, **values)
-    return "Measured: " + "; ".join(f"{name} {_written(measured[name])}" for name in PATTERNS) + "."
+        raise Mistaken(name, pattern=pattern, said=_written(said[pattern]))
+    return (
+        "Measured on two ranks, stages 0 to 3: "
+        + "; ".join(f"{name} {_written(measured[name])}" for name in PATTERNS)
+        + "."
+    )
 
 
 def _written(distances):
@@ -51,7 +52,7 @@ def _written(distances):
 
 
 def _four_numbers(answer, pattern):
-    require_dict(answer, "The table")
+    answer = require_dict(answer, "The table")
     row = answer.get(pattern)
     if not isinstance(row, list | tuple) or len(row) != 4:
         raise Unusable(f'The row "{pattern}" is {describe(row)}: give a list of four numbers, for stages 0 to 3.')
@@ -91,49 +92,44 @@ def _distance(config, loop):
 
 MISTAKES = {
     "nobody divides": Mistake(
-        '"step every time": you take the sum. With accumulation 2 in the config, `engine.backward` divides each '
-        "loss "
-        "by 2, so that the weight moves by the mean."
+        '"step every time": your numbers are the sum. With accumulation 2 in the config, `engine.backward` divides '
+        "each loss by 2."
     ),
     "window never closed": Mistake(
-        '"step at the end", stage {stage}: you say {said}, and the weight moves by {moved}. The engine counts the '
-        "calls "
-        "of `step`: after one of two the window is open, whatever the number of backward passes."
+        '"step at the end": you say {said}, and that is not what was measured. The engine counts the calls of `step`, '
+        "whatever the number of backward passes.",
+        "After one call of two, is the window closed?",
     ),
     "divided without being asked": Mistake(
-        '"accumulation 1": you take the mean. The engine divides by the accumulation steps of the config, and '
-        "they are "
-        "1 here: nobody divides by the number of your backward passes."
+        '"accumulation 1": your numbers are the mean. The engine divides by the accumulation steps of the config, and '
+        "they are 1 here: nobody divides by the number of your backward passes."
     ),
     "added at every stage": Mistake(
-        '"accumulation 1": you take the sum at every stage. Stages 1 and 2 keep gradients apart from the '
-        "parameters, "
-        "and begin every window with empty ones: with accumulation 1 every backward pass is a window."
+        '"accumulation 1": your numbers are the sum at every stage. Two of the stages keep gradients apart from the '
+        "parameters, and begin every window with empty ones: with accumulation 1 every backward pass is a window."
     ),
     "lost at every stage": Mistake(
-        '"accumulation 1": you lose the first gradient at every stage. Only stages 1 and 2 begin each window with '
-        "empty gradients; stages 0 and 3 add to what is there."
+        '"accumulation 1": your numbers are the last gradient at every stage. Not every stage begins a window with '
+        "empty gradients; the others add to what is there."
     ),
     "stages exchanged": Mistake(
-        '"accumulation 1": you have exchanged the stages. 1 and 2 share a class, and that class begins each window '
-        "with empty gradients; 0 and 3 add to what is there."
+        '"accumulation 1": your numbers are those of the other stages. Which stages share a class that begins each '
+        "window with empty gradients, and which add to what is there?"
     ),
     "unmanaged divides twice": Mistake(
-        '"unmanaged": you divide twice. With managed_gradient_accumulation false and `scale_wrt_gas=False` the '
-        "engine "
-        "does not divide, so that only the `loss / 2` of the loop counts."
+        '"unmanaged": your numbers are the sum divided by 4. With managed_gradient_accumulation false and '
+        "`scale_wrt_gas=False` the engine does not divide, so that only the `loss / 2` of the loop counts."
     ),
     "unmanaged does not divide": Mistake(
-        '"unmanaged": you take the sum. The engine indeed does not divide, but the loop does: `loss / 2`.'
+        '"unmanaged": your numbers are the sum. The engine indeed does not divide, but the loop does: `loss / 2`.'
     ),
     "unmanaged waits": Mistake(
-        '"unmanaged": you expect no update. With managed_gradient_accumulation false the engine counts nothing, '
-        "and "
+        '"unmanaged": you expect no update. With managed_gradient_accumulation false the engine counts nothing, and '
         "every `step` updates."
     ),
     "another number": Mistake(
-        '"{pattern}", stage {stage}: you say {said}, and the weight moves by {moved}.',
-        "Ask for each pattern: who divides, and how many windows does the engine see?",
+        '"{pattern}": you say {said} for the stages 0 to 3, and that is not what was measured.',
+        "Who divides, and how many windows does the engine see?",
     ),
 }
 

@@ -77,7 +77,14 @@ def _collectives(answer):
     given = _as_table(answer)
     truth = {(stage, moment): set(_sent_by_engine(stage)[moment]) for stage in STAGES for moment in MOMENTS}
     if given == truth:
-        return
+        return (
+            "Noted on two ranks: "
+            + "; ".join(
+                f"stage {stage} " + ", ".join(f"{moment} {_listed(truth[stage, moment])}" for moment in MOMENTS)
+                for stage in STAGES
+            )
+            + "."
+        )
     _know_the_table(given, truth)
     at = next(at for at in truth if given[at] != truth[at])
     raise Mistaken("another", stage=at[0], moment=at[1], given=_listed(given[at]))

@@ -5,6 +5,9 @@ from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
 from labsupport.exercises.lab_04_stages.engines import small_config
 from labsupport.exercises.meeting import Meeting
 
+# Layer, parameter, value, and whether the model is in bf16, where the master has another format than the weight.
+EDITS = ((1, "weight", 7.0, False), (1, "weight", -0.25, True), (0, "bias", 3.0, True))
+
 
 def _edit(answer):
     import torch
@@ -12,20 +15,31 @@ def _edit(answer):
     if not callable(answer):
         call(answer)
     meeting = Meeting()
-    for value in (7.0, -0.25):
-        engine = _partitioned_engine()
+    for layer, name, value, bf16 in EDITS:
+        engine = _partitioned_engine(bf16)
         try:
             _train_once(engine)
-            weight, bias = engine.module[1].weight, engine.module[1].bias
-            before = _whole(bias)
-            _set_weight(meeting, answer, weight, value)
-            now, others = _whole(weight), _whole(bias)
+            parameter = getattr(engine.module[layer], name)
+            others = [each for each in engine.module.parameters() if each is not parameter]
+            before = [_whole(each) for each in others]
+            _set_weight(meeting, answer, parameter, value)
+            now, unchanged = _whole(parameter), all(map(torch.equal, before, map(_whole, others)))
             _train_once(engine)
-            after = _whole(weight)
+            after = _whole(parameter)
+            drifted = max((one - _whole(each)).abs().max().item() for one, each in zip(before, others, strict=True))
         finally:
             engine.destroy()
-        seen = [_share_of(now, value), _share_of(after, value), bool(torch.equal(before, others))]
-        _judge_edit(meeting.facts(seen), value)
+        seen = [
+            _share_of(now, value),
+            _share_of(after, value),
+            unchanged and drifted < 0.01,
+            not torch.equal(now, after),
+        ]
+        _judge_edit(meeting.facts(seen), value, bf16)
+    return (
+        f"A matrix and a bias of a bf16 model and a matrix of an fp32 model had the value on both ranks at once, in "
+        f"{len(EDITS)} of {len(EDITS)} edits, and kept it through the next step; nothing else moved."
+    )
 
 
 def _set_weight(meeting, answer, weight, value):
@@ -37,11 +51,13 @@ def _set_weight(meeting, answer, weight, value):
         raise
 
 
-def _judge_edit(by_rank, value):
+def _judge_edit(by_rank, value, bf16):
     now, after = (min(seen[moment] for seen in by_rank) for moment in (0, 1))
     if not all(seen[2] for seen in by_rank):
         raise Unusable("Another parameter of the model changed as well: change the one that was given.")
     if now == after == 1:
+        if not bf16 and not all(seen[3] for seen in by_rank):  # in bf16 a step may be too small to see
+            raise Mistaken("frozen", value=value)
         return
     if now == after == 0:
         raise Mistaken("lost", value=value)
@@ -50,20 +66,21 @@ def _judge_edit(by_rank, value):
     raise Mistaken("lost in the step" if now else "not yet", value=value)
 
 
-def _partitioned_engine():
+def _partitioned_engine(bf16):
     import deepspeed
     import torch
 
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Linear(4, 6))
     zero = {"stage": 3, "reduce_bucket_size": 10_000, "stage3_param_persistence_threshold": 0}
-    return deepspeed.initialize(model=model, config=small_config(zero))[0]
+    more = {"bf16": {"enabled": True}} if bf16 else {}
+    return deepspeed.initialize(model=model, config=small_config(zero) | more)[0]
 
 
 def _train_once(engine):
     import torch
 
-    engine.backward(engine(torch.ones(2, 6)).pow(2).mean())
+    engine.backward(engine(torch.ones(2, 6, dtype=engine.module[0].weight.dtype)).float().pow(2).mean())
     engine.step()
 
 
@@ -71,7 +88,7 @@ def _whole(parameter):
     import deepspeed
 
     with deepspeed.zero.GatheredParameters([parameter]):
-        return parameter.detach().clone()
+        return parameter.detach().float().clone()
 
 
 def _share_of(tensor, value):
@@ -92,9 +109,13 @@ MISTAKES = {
         "with the old weight. The fp32 master is changed; the shard in the model's precision follows in the step.",
         "There are two copies of every weight. Which one did you not change?",
     ),
+    "frozen": Mistake(
+        "The weight is {value} on every rank, and exactly {value} still after the next step, which should have moved "
+        "it a little: training no longer reaches it."
+    ),
     "one shard": Mistake(
-        "Only a part of the weight becomes {value}: the shard of one rank. Each rank holds another part of the "
-        "master and of the weight, so every rank has to do its share."
+        "Only a part of the weight becomes {value}. Usually it is the shard of one rank: each rank holds another part "
+        "of the master and of the weight, so every rank has to do its share."
     ),
     "empty value": Mistake(
         "You hand over a tensor of the wrong size. The whole value is asked for, and `parameter.shape` says (0,) "

@@ -31,7 +31,11 @@ def _client_state(answer):
     found, given = _found_for_each_key(), set(answer)
     harmed = {key for key, (how, _) in found.items() if how}
     if given == harmed:
-        return
+        return (
+            "Saved and loaded with each key: "
+            + "; ".join(f"`{key}`: {found[key][0]}" for key in KEYS if key in harmed)
+            + "."
+        )
     if not given:
         raise Mistaken("all safe", key="global_steps", what=found["global_steps"][1])
     for key in KEYS:
@@ -108,7 +112,7 @@ EXERCISE = Exercise(
     id="05-client-state",
     title="Names that are already taken",
     difficulty=3,
-    minutes=8,
+    minutes=15,
     target="exactly those keys that break the load, change the engine or do not come back",
     answer="not_safe",
     check=_client_state,

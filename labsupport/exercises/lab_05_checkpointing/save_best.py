@@ -5,7 +5,7 @@ import math
 from labsupport.exercises.answers import call, describe, is_number
 from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
 from labsupport.exercises.lab_05_checkpointing.engines import adam_config, common_folder, kept_engines, train_steps
-from labsupport.exercises.meeting import Meeting
+from labsupport.exercises.meeting import Meeting, world_of_one
 
 # The losses of the two ranks, and the best mean so far. All numbers are exact in fp32.
 EPOCHS = (
@@ -33,12 +33,26 @@ def _save_best(answer):
             returned = _plain(meeting.call(answer, engine, folder, losses[meeting.rank], best))
             seen.append([len(calls), returned])
         _judge_best(meeting.facts(seen))
+        _judge_alone(meeting, answer, engine, folder)
         given, named = calls[-1]  # the last epoch is one to save
         really_save(*given, **named)
         meeting.facts("saved")  # rank 0 writes the file `latest` after all others have left
         loaded = engine.load_checkpoint(folder)[0]
         if None in meeting.facts(loaded):
             raise Unusable("What your function saves cannot be loaded from the folder: save into `folder` itself.")
+    saves = sum(sum(losses) / 2 < best for losses, best in EPOCHS)
+    return (
+        f"Both ranks saved in {saves} of {len(EPOCHS)} epochs and agreed on the best in all; alone one saved in 1 of 2."
+    )
+
+
+def _judge_alone(meeting, answer, engine, folder):
+    """The same in a world of one rank, where the mean is the loss itself."""
+    with world_of_one():
+        returned = [_plain(call(answer, engine, folder, loss, 2.0)) for loss in (1.0, 3.0)]
+    for facts in meeting.facts(returned):
+        if facts != [1.0, 2.0]:
+            raise Mistaken("number of ranks", returned=" and ".join(map(str, facts)))
 
 
 def _plain(value):
@@ -88,8 +102,8 @@ MISTAKES = {
         "In a real run it would wait there in vain: each rank writes its own part of the checkpoint."
     ),
     "each its own": Mistake(
-        "With losses of {losses} and a best of {best} rank {rank} saves and the other does not. Each decides by "
-        "its own loss, and saving is collective: the one that saves would wait for the other in vain.",
+        "With losses of {losses} and a best of {best} rank {rank} saves and the other does not. Usually each decides "
+        "by its own loss; saving is collective, and the one that saves would wait for the other in vain.",
         "The ranks have to decide by one number that all of them know.",
     ),
     "always": Mistake(
@@ -97,8 +111,8 @@ MISTAKES = {
         "The best checkpoint would be replaced by a worse one."
     ),
     "sum": Mistake(
-        "With losses of {losses} and a best of {best} you do not save, although the mean is {mean}. An all-reduce "
-        "gives the sum over the ranks, unless you divide it."
+        "With losses of {losses} and a best of {best} you do not save, although the mean is {mean}. Usually the sum "
+        "over the ranks is compared, which an all-reduce gives unless you divide it."
     ),
     "saves": Mistake(
         "With losses of {losses} and a best of {best} your function saves. The mean is {mean}, which is not below "
@@ -116,9 +130,14 @@ MISTAKES = {
         "With losses of {losses} and a best of {best} your function returns {given}. Return the best mean so far, "
         "whether it is the new one or the old one."
     ),
+    "number of ranks": Mistake(
+        "On one rank alone, with losses of 1.0 and then 3.0 and a best of 2.0, your function returns {returned}; it "
+        "should be 1.0 and 2.0. The mean is over as many ranks as there are.",
+        "`torch.distributed.get_world_size()` says how many.",
+    ),
     "hangs": Mistake(
-        "One rank waits for the other. Both the mean over the ranks and the save are collective: a rank that is "
-        "left out leaves its peers waiting."
+        "One rank waits for the other, and it does not come. Both the mean over the ranks and the save are collective; "
+        "usually one of them stands under a condition on the rank."
     ),
 }
 

@@ -17,62 +17,80 @@ from labsupport.exercises.lab_05_checkpointing.engines import (
 from labsupport.exercises.meeting import Meeting
 from labsupport.wording import first_line
 
+STAGES = (2, 3, 0)
 POSITION = 17  # batches read after two steps: no other number of the engine
 
 
 def _save_load(answer):
     if not isinstance(answer, tuple | list) or len(answer) != 2 or not all(map(callable, answer)):
         raise Unusable(f"The answer is {describe(answer)}: it has to be the pair (save, load) of two functions.")
-    save, load = answer[0], cloudpickle.loads(cloudpickle.dumps(answer))[1]  # as in two processes: no shared globals
-    meeting = Meeting()
-    for stage in (2, 3):
+    load = cloudpickle.loads(cloudpickle.dumps(answer))[1]  # as in two processes: no shared globals
+    return check_pair(answer[0], load)
+
+
+def check_pair(save, load):
+    """Judge save(engine, folder, batches_read) and load(engine, folder) on engines of all ranks, at three stages."""
+    meeting, distances = Meeting(), []
+    for number, stage in enumerate(STAGES):
+        position = POSITION + 10 * number
         with common_folder() as folder, kept_engines() as make:
-            straight = _saved_twice(meeting, save, make(adam_config(stage)), folder)
-            resumed = make(adam_config(stage), seed=1)
-            position = _position(meeting, load, resumed, f"{folder}/run")
-            _judge_load(meeting, resumed, position)
-            _judge_training(meeting, stage, resumed, straight)
+            straight = _saved_thrice(meeting, save, make(adam_config(stage), seed=number), folder, position)
+            resumed = make(adam_config(stage), seed=7)
+            given = _position(meeting, load, resumed, f"{folder}/run", position)
+            _judge_load(meeting, resumed, given, position)
+            distances += _judge_training(meeting, stage, resumed, straight)
             _judge_missing(meeting, load, resumed, f"{folder}/no-such-run")
+    return (
+        f"At the stages 0, 2 and 3 your load took the newer of two checkpoints, and after two more steps no weight was "
+        f"more than {max(distances):.1g} from that of the run that went on."
+    )
 
 
-def _saved_twice(meeting, save, engine, folder):
-    """Train, save, train on and save elsewhere; return the weights at the end."""
-    train_steps(engine, 0, 2)
-    meeting.call(save, engine, f"{folder}/run", POSITION)
+def _saved_thrice(meeting, save, engine, folder, position):
+    """Train and save twice into one folder, train on and save elsewhere; return the weights at the end."""
+    train_steps(engine, 0, 1)
+    meeting.call(save, engine, f"{folder}/run", position - 9)
+    train_steps(engine, 1, 2)
+    meeting.call(save, engine, f"{folder}/run", position)
     train_steps(engine, 2, 4)
-    meeting.call(save, engine, f"{folder}/later", POSITION + 6)
+    meeting.call(save, engine, f"{folder}/later", position + 6)
     if not any(path.is_file() for path in Path(folder).rglob("run*/**/*")):
         raise Unusable("Your save leaves no file in the folder.")
     return flat_weights(engine)
 
 
-def _position(meeting, load, engine, folder):
+def _position(meeting, load, engine, folder, position):
     try:
         return meeting.call(load, engine, folder)
     except Unusable as problem:
-        if engine.global_steps not in (0, 2):
+        if engine.global_steps not in (0, 1, 2):
             raise Mistaken("counter", steps=engine.global_steps) from problem
         if isinstance(problem.error, KeyError):
-            raise Mistaken("position lost", happened=f"raises {first_line(problem.error)}") from problem
+            happened = f"raises {first_line(problem.error)}"
+            raise Mistaken("position lost", happened=happened, position=position) from problem
         raise
 
 
-def _judge_load(meeting, engine, position):
-    usable = is_number(position)
-    facts = meeting.facts([engine.global_steps, position if usable else describe(position)])
-    for rank, (steps, given) in enumerate(facts):
+def _judge_load(meeting, engine, given, position):
+    facts = meeting.facts([engine.global_steps, given if is_number(given) else describe(given)])
+    for rank, (steps, returned) in enumerate(facts):
         if steps == 0:
             raise Mistaken("engine not restored", rank=rank)
+        if steps == 1:
+            raise Mistaken("the older one", rank=rank, given=returned)
         if steps != 2:
             raise Mistaken("counter", steps=steps)
-        if given != POSITION:
-            raise Mistaken("position lost", happened=f"returns {given}")
+        if returned != position:
+            raise Mistaken("position lost", happened=f"returns {returned} on rank {rank}", position=position)
 
 
 def _judge_training(meeting, stage, resumed, straight):
+    """Return how far the weights of each rank are from the uninterrupted run's, or raise where that is far."""
     train_steps(resumed, 2, 4)
-    if any(not apart < 1e-6 for apart in meeting.facts(apart(flat_weights(resumed), straight))):
-        raise Mistaken("other training", stage=stage)
+    distances = meeting.facts(apart(flat_weights(resumed), straight))
+    if any(not distance < 1e-6 for distance in distances):
+        raise Mistaken("other training", stage=stage, apart=f"{max(distances):.2g}")
+    return distances
 
 
 def _judge_missing(meeting, load, engine, folder):
@@ -88,12 +106,16 @@ def _judge_missing(meeting, load, engine, folder):
 
 MISTAKES = {
     "position lost": Mistake(
-        "Your load {happened}, and the run had read 17 batches. DeepSpeed saves nothing of where you are in "
-        "your data: the position has to go into the checkpoint, under a key of your own."
+        "Your load {happened}, and the run had read {position} of its batches when it saved. DeepSpeed saves nothing "
+        "of where you are in your data: the position has to go into the checkpoint, under a key of your own."
+    ),
+    "the older one": Mistake(
+        "The folder holds two checkpoints, of step 1 and of step 2. After your load the engine of rank {rank} counts 1 "
+        "step, and load returned {given}: the newer one is asked for, which the file `latest` names.",
     ),
     "counter": Mistake(
-        "The engine made 2 steps, and after your load it believes in {steps}. `client_state` is laid over the "
-        "engine's own dict, so a key of yours has replaced one of its own.",
+        "The engine made 2 steps, and after your load it counts {steps}. Usually a key of `client_state` has the name "
+        "of one of the engine's own: your dict is laid over its dict.",
         "Choose a key that is surely yours.",
     ),
     "engine not restored": Mistake(
@@ -101,8 +123,9 @@ MISTAKES = {
         "the masters, Adam's states, the scheduler and the counters have to come back, on every rank."
     ),
     "other training": Mistake(
-        "At stage {stage} the steps after your load do not end at the weights of the uninterrupted run. Adam's "
-        "momentum and variance and the learning-rate scheduler are parts of a run as well."
+        "At stage {stage} a weight is {apart} from that of the uninterrupted run, two steps after your load. Usually "
+        "Adam's momentum and variance or the learning-rate scheduler did not come back: they are parts of a run as "
+        "well."
     ),
     "missing folder": Mistake(
         "With a folder that does not exist your load has to raise FileNotFoundError; {happened}. The engine itself "
@@ -110,8 +133,8 @@ MISTAKES = {
         "Which of the two values tells that nothing was loaded?",
     ),
     "hangs": Mistake(
-        "One rank waits for the other. Saving is collective: every rank writes its own files, and they wait for "
-        "each other, so no rank may be left out."
+        "One rank waits for the other, and it does not come. Saving and loading are collective: every rank writes its "
+        "own files, and they wait for each other. Usually a rank was left out."
     ),
 }
 
@@ -121,7 +144,7 @@ EXERCISE = Exercise(
     title="A resume that goes on where the run stopped",
     difficulty=3,
     minutes=10,
-    target="on two ranks, at stages 2 and 3, the resumed run ends with the weights of the uninterrupted one",
+    target="on two ranks, at stages 0, 2 and 3, the resumed run ends with the weights of the uninterrupted one",
     answer="save_and_load",
     check=_save_load,
     ranks=2,

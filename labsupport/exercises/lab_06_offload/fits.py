@@ -1,7 +1,8 @@
 """Exercise 06-fits: Seven billion parameters on four small cards."""
 
-from labsupport.exercises.answers import parsed_by_deepspeed, require_dict
+from labsupport.exercises.answers import parsed_by_deepspeed, require_dict, require_whole_sizes
 from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
+from labsupport.exercises.lab_01_config.parsed import optimizer_of
 from labsupport.exercises.lab_06_offload.parsed import BLOCKS, device_of
 
 # The machine of 06-fits, in bytes: the statement says the same in GB.
@@ -15,7 +16,7 @@ def _fits(config):
     from labsupport.memory.planner import plan
     from labsupport.settings import read_settings
 
-    require_dict(config, "The config")
+    config = require_dict(config, "The config")
     parsed = parsed_by_deepspeed(config, GPUS)
     blocks = {block: getattr(parsed.zero_config, block) for block in BLOCKS}
     if any(block is not None and getattr(block, "ratio", 1.0) != 1.0 for block in blocks.values()):
@@ -33,9 +34,16 @@ def _fits(config):
     if "optimizer" not in config or (settings.precision, settings.master_bytes, settings.states) != ("bf16", 4, 2):
         optimizer = settings.optimizer if "optimizer" in config else "none"
         raise Mistaken("another training", precision=settings.precision, optimizer=optimizer)
+    require_whole_sizes(parsed)
+    name, _ = optimizer_of(parsed, config)
+    if name != "AdamW":
+        raise Mistaken("another training", precision=settings.precision, optimizer=name)
     planned = plan(PARAMETERS, config, world_size=GPUS)
     on_card, on_host = planned.place_bytes("peak", "GPU"), planned.host_bytes("at rest") * GPUS
     _judge_places(settings, on_card, on_host)
+    return (
+        f"The planner counts {on_card / 1e9:.1f} GB at the peak on each card, and {on_host / 1e9:.1f} GB on the host."
+    )
 
 
 def _judge_places(settings, on_card, on_host):
@@ -44,6 +52,8 @@ def _judge_places(settings, on_card, on_host):
         raise Mistaken("drive")
     if on_card > CARD_BYTES and settings.offload_optimizer == "none":
         raise Mistaken("states on the card", stage=settings.stage, **need)
+    if on_card > CARD_BYTES and settings.stage == 3:
+        raise Mistaken("more than states", **need)
     if on_card > CARD_BYTES:
         raise Mistaken("parameters whole", stage=settings.stage, **need)
     if on_host > HOST_BYTES:
@@ -60,9 +70,14 @@ MISTAKES = {
         "alone, {card} GB in all, and 12 GB are free.",
         "Which stage divides the parameters?",
     ),
+    "more than states": Mistake(
+        "At stage 3 with the optimizer on the host the planner counts {card} GB on each card, and 12 GB are free. The "
+        "shares of the parameters are 4 GB of them: usually it is a bucket, or how much stage 3 may keep gathered.",
+        "`plan(...)` lists what makes up the peak; compare it with a config without those keys.",
+    ),
     "host too small": Mistake(
-        "The cards have room to spare, and the host has not: with the parameters there as well it holds {host} GB, "
-        "and 132 GB are free. All four ranks share one host, so partitioning does not divide its part.",
+        "The cards have room, and the host has not: it holds {host} GB, and 132 GB are free. All four ranks share one "
+        "host, so partitioning does not divide its part.",
         "Do the parameters have to leave the cards?",
     ),
     "drive": Mistake(

@@ -1,11 +1,12 @@
 """Exercise 06-offload-config: The part of a config that offloads."""
 
-from labsupport.exercises.answers import call, parsed_by_deepspeed, require_dict
+from labsupport.doctor.known import known
+from labsupport.exercises.answers import call, first_difference, parsed_by_deepspeed, require_dict
 from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
 from labsupport.exercises.lab_06_offload.parsed import BLOCKS, device_of
 
 BASE = {
-    "train_batch_size": 4,
+    "train_batch_size": 8,
     "gradient_clipping": 0.0,
     "optimizer": {"type": "AdamW", "params": {"lr": 0.001}},
     "zero_optimization": {"reduce_bucket_size": 10_000},
@@ -17,49 +18,62 @@ CALLS = (
     (3, {"optimizer_offload": True, "param_offload": True, "offload_device": "cpu"}),
     (3, {"optimizer_offload": False, "param_offload": True, "offload_device": "cpu"}),
     (3, {"optimizer_offload": False, "param_offload": False, "offload_device": "cpu"}),
+    (2, {"optimizer_offload": False}),
     (3, {"optimizer_offload": True, "param_offload": False, "offload_device": "nvme", "nvme_path": "/mnt/drive/a"}),
     (3, {"optimizer_offload": True, "param_offload": True, "offload_device": "nvme", "nvme_path": "/mnt/drive/b"}),
+    (3, {"optimizer_offload": False, "param_offload": True, "offload_device": "nvme", "nvme_path": "/mnt/drive/c"}),
 )
 FILE_ACCESS = {"block_size": 262144, "queue_depth": 16}
+OWN = (*(f"zero_config.{block}" for block in BLOCKS), "aio_config")  # what a fragment may change of the config in force
 
 
 def _offload_fragment(answer):
+    judge_fragments(answer, FILE_ACCESS)
+    return (
+        f"Laid over configs of the stages 2 and 3, all {len(CALLS)} fragments make DeepSpeed read the devices and "
+        "folders that were asked for, and nothing else is another in what is in force."
+    )
+
+
+def judge_fragments(function, file_access):
+    """Raise unless the function's fragments do what its arguments say; file_access: {key: value} of aio for a drive."""
     for stage, arguments in CALLS:
-        fragment = call(answer, **arguments)
-        require_dict(fragment, "The fragment")
-        _judge_fragment(fragment, stage, arguments)
+        fragment = require_dict(call(function, **arguments), "The fragment")
+        for ranks in (1, 2, 4):
+            _judge_fragment(fragment, stage, arguments, ranks, file_access)
 
 
-def _judge_fragment(fragment, stage, arguments):
+def _judge_fragment(fragment, stage, arguments, ranks, file_access):
     from labsupport.config import merge_configs
 
     base = merge_configs(BASE, {"zero_optimization": {"stage": stage}})
-    merged = merge_configs(base, fragment)
-    changed = _changed(base, merged)
-    if changed:
-        raise Mistaken("not a fragment", key=changed)
-    stray = [block for block in BLOCKS if block in fragment]
+    named = _named_by_both(base, fragment)
+    if named:
+        raise Mistaken("not a fragment", key=named)
+    stray = sorted(set(fragment) - set(known()["top_level"]))
     if stray:
-        raise Mistaken("top level", block=stray[0])
+        raise Mistaken("top level", key=stray[0])
     try:
-        parsed = parsed_by_deepspeed(merged)
+        parsed = parsed_by_deepspeed(merge_configs(base, fragment), ranks)
     except Unusable as refused:
-        zero = merged["zero_optimization"]
-        if "aio" in zero:
+        zero = fragment.get("zero_optimization")
+        if isinstance(zero, dict) and "aio" in zero:
             raise Mistaken("aio inside", error=refused) from refused
-        if any(isinstance(zero.get(block), bool | str) for block in BLOCKS):
+        if isinstance(zero, dict) and any(isinstance(zero.get(block), bool | str) for block in BLOCKS):
             raise Mistaken("not a block", error=refused) from refused
         raise
-    _judge_effect(parsed, arguments)
+    _judge_effect(parsed, arguments, file_access)
+    found = first_difference(parsed, parsed_by_deepspeed(base, ranks), ignored=OWN)
+    if found:
+        key, value, other = found
+        raise Mistaken("more than offload", key=key, value=value, other=other)
 
 
-def _judge_effect(parsed, arguments):
+def _judge_effect(parsed, arguments, file_access):
     device = arguments.get("offload_device", "cpu")
-    wanted = dict(
-        zip(BLOCKS, (arguments.get("optimizer_offload", True), arguments.get("param_offload", False)), strict=True)
-    )
+    switches = arguments.get("optimizer_offload", True), arguments.get("param_offload", False)
     said = ", ".join(f"{name}={value!r}" for name, value in arguments.items()) or "no arguments"
-    for block, is_wanted in wanted.items():
+    for block, is_wanted in zip(BLOCKS, switches, strict=True):
         found = getattr(parsed.zero_config, block)
         read = device_of(found)
         if not is_wanted and read != "none":
@@ -68,21 +82,22 @@ def _judge_effect(parsed, arguments):
             raise Mistaken("another device", said=said, block=block, read=read, device=device)
         if is_wanted and device == "nvme" and str(found.nvme_path) != arguments["nvme_path"]:
             raise Mistaken("path", block=block, path=found.nvme_path)
+        if is_wanted and getattr(found, "ratio", 1.0) != 1.0:
+            raise Mistaken("a part", said=said, block=block, ratio=found.ratio)
     if device == "nvme":
-        for key, value in FILE_ACCESS.items():
+        for key, value in file_access.items():
             if parsed.aio_config[key] != value:
                 raise Mistaken("file access", key=key, read=parsed.aio_config[key], value=value)
 
 
-def _changed(base, merged, path=""):
-    """The first key of `base` that `merged` has another value for, or ""."""
-    for key, value in base.items():
-        if isinstance(value, dict) and isinstance(merged[key], dict):
-            inner = _changed(value, merged[key], f"{path}{key}.")
-            if inner:
-                return inner
-        elif merged[key] != value:
+def _named_by_both(base, fragment, path=""):
+    """The first key with a value in both, or "": a fragment has to leave it to the config that it is laid over."""
+    for key in [key for key in fragment if key in base]:
+        if not (isinstance(base[key], dict) and isinstance(fragment[key], dict)):
             return path + key
+        inner = _named_by_both(base[key], fragment[key], f"{path}{key}.")
+        if inner:
+            return inner
     return ""
 
 
@@ -92,8 +107,7 @@ MISTAKES = {
         "Compare with the second fragment that the section prints: in which braces does aio stand?",
     ),
     "top level": Mistake(
-        "{block} stands at the top level. DeepSpeed ignores keys there that it does not know, so the run trains "
-        "without offload and says nothing."
+        "{key} stands at the top level. DeepSpeed ignores keys there that it does not know, and says nothing."
     ),
     "not a block": Mistake("The switch is no value of its own: DeepSpeed wants a block with a device in it. {error}"),
     "path": Mistake(
@@ -112,8 +126,15 @@ MISTAKES = {
         "Called with {said}, the fragment makes DeepSpeed read {block} as {read}, and it was to go to {device}."
     ),
     "not a fragment": Mistake(
-        "Laid over a whole config, this changes {key}. A fragment says what it adds, and leaves the stage and the "
-        "rest to the config under it."
+        "The fragment has a value for {key}, which the config under it has too. A fragment says what it adds, and "
+        "leaves the stage and the rest to that config."
+    ),
+    "more than offload": Mistake(
+        "Laid over a whole config, the fragment also changes {key}: DeepSpeed reads {value}, and without it {other}."
+    ),
+    "a part": Mistake(
+        "Called with {said}, the fragment makes DeepSpeed read a ratio of {ratio} for {block}: it would offload that "
+        "part of the states, and leave the rest where it is."
     ),
 }
 

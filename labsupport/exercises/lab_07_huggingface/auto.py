@@ -8,6 +8,7 @@ from unittest import mock
 
 from labsupport.exercises.answers import parsed_by_deepspeed, require_dict
 from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
+from labsupport.exercises.lab_01_config.parsed import optimizer_of
 from labsupport.exercises.lab_07_huggingface.isolation import forgetting
 
 AUTO = "auto"
@@ -35,7 +36,7 @@ RUNS = (("Monday", MONDAY, {}), ("Tuesday", TUESDAY, {"ACCELERATE_DEEPSPEED_ZERO
 
 
 def _auto(config):
-    require_dict(config, "The config")
+    config = require_dict(config, "The config")
     if not config:
         raise Unusable("The config is empty, so the Trainer would train without DeepSpeed.")
     if "scheduler" in config:
@@ -46,6 +47,12 @@ def _auto(config):
         if contradictions:
             raise Mistaken("contradiction", day=day, lines=contradictions)
         _judge_filled(config, filled, day, settings)
+    reached = "; ".join(
+        f"{day} lr {settings['learning_rate']:g}, clipping {settings['max_grad_norm']:g}, "
+        f"{settings['per_device_train_batch_size']} x {settings['gradient_accumulation_steps']} x {RANKS} samples"
+        for day, settings, _ in RUNS
+    )
+    return f"DeepSpeed read on both days stage 2, bf16 and what the arguments say: {reached}."
 
 
 def _filled_by_trainer(config, settings, folder):
@@ -95,8 +102,12 @@ def _judge_filled(config, filled, day, settings):
         raise Unusable(
             f"DeepSpeed reads stage {parsed.zero_optimization_stage} from this config: the run wants stage 2."
         )
-    if parsed.optimizer_name not in ("adam", "adamw"):
-        raise Unusable("DeepSpeed is to make the optimizer: name AdamW in a block optimizer.")
+    left = _first_auto(filled)
+    if left:
+        raise Mistaken("left over", day=day, key=left)
+    name, _ = optimizer_of(parsed, filled)
+    if name != "AdamW":
+        raise Mistaken("another optimizer", name=name)
     own = "a default of its own"
     given = parsed.optimizer_params or {}
     betas = given.get("betas", [None, own])
@@ -114,7 +125,26 @@ def _judge_filled(config, filled, day, settings):
         raise Unusable('The run is in bf16, and DeepSpeed reads "enabled" False: leave bf16 to the Trainer as well.')
 
 
+def _first_auto(block, path=""):
+    """The first key that still says "auto" after the Trainer and accelerate have filled in what they know, or ""."""
+    for key, value in block.items():
+        if value == AUTO:
+            return path + key
+        if isinstance(value, dict) and (inner := _first_auto(value, f"{path}{key}.")):
+            return inner
+    return ""
+
+
 MISTAKES = {
+    "left over": Mistake(
+        'On {day} {key} still says "auto" when DeepSpeed gets the config: neither the Trainer nor accelerate fills in '
+        "this key, and DeepSpeed does not know the word.",
+        "The table of the section names the keys that are filled in.",
+    ),
+    "another optimizer": Mistake(
+        "The optimizer of an engine with this config is {name}, and DeepSpeed is to make AdamW: name it in a block "
+        "optimizer."
+    ),
     "contradiction": Mistake(
         "With {day}'s arguments the two sources disagree, and the Trainer refuses to train: {lines}. A number "
         "that is typed in the file is right for one run at most.",

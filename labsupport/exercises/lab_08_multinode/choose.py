@@ -41,7 +41,7 @@ WAYS = {
 
 
 def _choose(answer):
-    require_dict(answer, "The answer")
+    answer = require_dict(answer, "The answer")
     for name, situation in SITUATIONS.items():
         said = answer.get(name)
         if said not in CHOICES:
@@ -49,6 +49,8 @@ def _choose(answer):
         right = first_that_does(situation)
         if said != right:
             raise Mistaken(f"{name}: {said}", **_facts(situation))
+    whole = ", ".join(f"{_facts(each)['whole']} of {_facts(each)['free']}" for each in SITUATIONS.values())
+    return f"The planner counts for the whole model states, in GB of those that a card has free: {whole}."
 
 
 def first_that_does(situation):
@@ -129,7 +131,7 @@ EXERCISE = Exercise(
     id="08-choose",
     title="DDP, FSDP2 or ZeRO?",
     difficulty=4,
-    minutes=15,
+    minutes=30,
     target="in all six situations, the choice is the first of DDP, FSDP2, ZeRO that the facts allow",
     answer="choice",
     check=_choose,

@@ -18,7 +18,8 @@ def _place(answer):
             true[tuple(slots), rank] = place
             said[tuple(slots), rank] = _said(answer, rank, slots)
     if said == true:
-        return
+        places = ", ".join(f"rank {rank} at {place}" for rank, place in numbered_by_deepspeed([3, 2]).items())
+        return f"All {len(true)} places are the launcher's; with slots [3, 2] it has {places}."
     slots, rank = wrong = next(each for each in true if said[each] != true[each])
     by_rule = (name for name, rule in RULES if all(rule(rank, slots) == said[slots, rank] for slots, rank in true))
     raise Mistaken(next(by_rule, "another rank"), slots=list(slots), rank=rank, said=said[wrong], true=true[wrong])

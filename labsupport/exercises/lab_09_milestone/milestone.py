@@ -5,7 +5,8 @@
 
 The module defines create_deepspeed_config, initialize_deepspeed and create_offload_config, and either a class
 DeepSpeedTrainer(engine) with the methods train_step, train_epoch, save_checkpoint and load_checkpoint, or functions of
-these names that take the engine first. What is missing is said in this order, one thing at a time.
+these names that take the engine first. What is missing is said in this order, one thing at a time. After its own demand
+each part is judged by the check of the lab that asked for it.
 """
 
 import contextlib
@@ -20,6 +21,10 @@ from types import ModuleType, SimpleNamespace
 
 from labsupport.exercises.answers import call, describe, parsed_by_deepspeed, require_dict, require_number
 from labsupport.exercises.exercise import Exercise, Mistaken, NotAttempted, Unusable
+from labsupport.exercises.lab_01_config import config as config_exercise
+from labsupport.exercises.lab_03_training import train_epoch, train_step
+from labsupport.exercises.lab_05_checkpointing import save_load
+from labsupport.exercises.lab_06_offload import offload_config
 from labsupport.exercises.lab_09_milestone.mistakes import MISTAKES
 from labsupport.wording import first_line
 
@@ -37,21 +42,27 @@ def _the_module(work, source):
     if isinstance(source, Path):
         if not source.is_file():
             raise Unusable(f"There is no file {source}: give the path of your module.")
-        work.folder, name, text = str(source.parent), str(source), source.read_text(encoding="utf-8")
+        work.folder, work.name, work.text = str(source.parent), str(source), source.read_text(encoding="utf-8")
     elif isinstance(source, str):
-        work.folder, name, text = os.getcwd(), "<your module>", source
+        work.folder, work.name, work.text = os.getcwd(), "<your module>", source
     else:
         raise Unusable(f"The answer is {describe(source)}: give the Path of your module, or its text.")
+    sys.path.insert(0, work.folder)
+    work.module = _imported(work)
+
+
+def _imported(work):
+    """Run the module's text and return it as a module of its own."""
+    text, name = work.text, work.name
     module = sys.modules["my_trainer"] = ModuleType("my_trainer")
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
-    sys.path.insert(0, work.folder)
     try:
         exec(compile(text, name, "exec"), module.__dict__)
     except SyntaxError as error:
         raise Unusable(f"Line {error.lineno} is not valid Python: {error.msg}.") from error
     except BaseException as error:
         raise Unusable(f"Running its top level raised {first_line(error)}.", error) from error
-    work.module = module
+    return module
 
 
 def _create_deepspeed_config(work):
@@ -70,11 +81,23 @@ def _create_deepspeed_config(work):
     }
     buckets = {"reduce_bucket_size": 10**6, "allgather_bucket_size": 10**6}  # small, to be quick
     work.config = config | {"zero_optimization": config["zero_optimization"] | buckets}
+    _as_in_the_lab(config_exercise.EXERCISE, config_exercise.EXERCISE.check, work.module.create_deepspeed_config)
 
 
 def _initialize_deepspeed(work):
-    """initialize_deepspeed(model, config) returns an engine, the optimizer, the dataloader and the scheduler."""
-    work.trainer = _new_trainer(work, seed=0)
+    """initialize_deepspeed(model, config, optimizer) returns engine, optimizer, dataloader and scheduler."""
+    import torch
+
+    from labsupport.models import build_model
+
+    model = build_model(MODEL, seed=0)
+    client = torch.optim.Adam(model.parameters(), lr=0.01)
+    engine = _engine(work, model, client)
+    inner = engine.basic_optimizer
+    engine.destroy()
+    if inner is not client:
+        raise Mistaken("client ignored", kind=type(inner).__name__, lr=inner.param_groups[0]["lr"])
+    work.trainer = _new_trainer(work, work.module, seed=0)
 
 
 def _train_step(work):
@@ -92,6 +115,7 @@ def _train_step(work):
             name = "loss of the first step" if number == 1 else "other losses"
             raise Mistaken(name, number=number, got=mine, wanted=wanted)
     work.initial_loss = expected[0]
+    _as_in_the_lab(train_step.EXERCISE, train_step.EXERCISE.check, _on_any_engine(work, work.module, "train_step"))
 
 
 def _train_epoch(work):
@@ -105,6 +129,7 @@ def _train_epoch(work):
     if not means[0] > means[1] > means[2]:
         raise Mistaken("epoch losses", losses=", ".join(f"{mean:.4f}" for mean in means))
     work.final_loss = means[-1]
+    _as_in_the_lab(train_epoch.EXERCISE, train_epoch.EXERCISE.check, _on_any_engine(work, work.module, "train_epoch"))
 
 
 def _save_checkpoint(work):
@@ -135,15 +160,17 @@ def _load_checkpoint(work):
 
     work.model_state_bytes = model_state_total(held_bytes(work.trainer.engine))
     work.trainer.engine.destroy()
-    work.trainer = _new_trainer(work, seed=1)
+    again = _imported(work)  # as in another process: what the first module remembers is gone
+    work.trainer = _new_trainer(work, again, seed=1)
     state = call(_method(work.trainer, work, "load_checkpoint"), work.checkpoint)
     if not isinstance(state, dict) or (state.get("epoch"), state.get("note")) != (3, "mine"):
         raise Mistaken("client state", got=describe(state))
-    again = [float(_method(work.trainer, work, "train_step")(batch)) for batch in _batches()[:STEPS]]
+    went_on = [float(_method(work.trainer, work, "train_step")(batch)) for batch in _batches()[:STEPS]]
     work.trainer.engine.destroy()
-    for number, (resumed, uninterrupted) in enumerate(zip(again, work.went_on, strict=True), 1):
+    for number, (resumed, uninterrupted) in enumerate(zip(went_on, work.went_on, strict=True), 1):
         if abs(resumed - uninterrupted) > 1e-6:
             raise Mistaken("resumed run", number=number, got=resumed, wanted=uninterrupted)
+    _as_in_the_lab(save_load.EXERCISE, save_load.check_pair, *_save_and_load(work, again))
 
 
 def _create_offload_config(work):
@@ -156,6 +183,7 @@ def _create_offload_config(work):
     device = zero.offload_optimizer.device if zero.offload_optimizer else "none"
     if device != "cpu" or zero.stage != 2:
         raise Mistaken("offload", device=str(getattr(device, "value", device)), stage=zero.stage)
+    _as_in_the_lab(offload_config.EXERCISE, offload_config.judge_fragments, work.module.create_offload_config, {})
 
 
 DEMANDS = (
@@ -181,6 +209,7 @@ def _milestone(source):
     finally:
         _forget(work.folder, known)
     return (
+        f"{len(DEMANDS)} demands hold, each with the check of its lab.\n"
         f"ZeRO stage:             2 on 2 ranks, fp32\n"
         f"Initial loss:           {work.initial_loss:.4f}\n"
         f"Final loss:             {work.final_loss:.4f}\n"
@@ -235,29 +264,80 @@ def _method(trainer, work, name):
     return functools.partial(call, _function(work, name), trainer.engine)
 
 
-def _new_trainer(work, seed):
-    """A fresh model under the reader's initialize_deepspeed and, where there is one, the reader's trainer."""
-    from labsupport.config import merge_configs
-    from labsupport.models import build_model
+def _as_in_the_lab(exercise, judge, *answers):
+    """Judge a part of the module as the exercise of a lab does, and say in its words what is wrong."""
+    try:
+        judge(*answers)
+    except Mistaken as found:
+        mistake = exercise.mistakes[found.name]
+        message = mistake.message.format(**found.values)
+        raise Mistaken("as in the lab", exercise=exercise.id, message=message) from found
+    except Unusable as problem:
+        raise Unusable(f"As exercise {exercise.id} judges it: {problem}", problem.error) from problem
 
-    model = build_model(MODEL, seed)
-    returned = call(_function(work, "initialize_deepspeed"), model, merge_configs(work.config, {}))
+
+def _on_any_engine(work, module, name):
+    """The reader's method as a function of an engine and an argument, as the exercises ask for it."""
+    made = {}
+
+    def method(engine, *arguments):
+        if id(engine) not in made:
+            made[id(engine)] = SimpleNamespace(engine=engine, own=_own_trainer(module, engine))
+        return call(_method(made[id(engine)], work, name), *arguments)
+
+    return method
+
+
+def _save_and_load(work, again):
+    """The reader's methods as the pair of functions that exercise 05-save-load asks for."""
+    save_checkpoint = _on_any_engine(work, work.module, "save_checkpoint")
+    load_checkpoint = _on_any_engine(work, again, "load_checkpoint")
+
+    def save(engine, folder, batches_read):
+        save_checkpoint(engine, folder, {"batches_read": batches_read})
+
+    def load(engine, folder):
+        try:
+            return load_checkpoint(engine, folder)["batches_read"]
+        except Unusable as problem:
+            accident = isinstance(problem.error, TypeError | KeyError | AttributeError | None)
+            if not accident and not Path(folder).exists():
+                raise FileNotFoundError(folder) from problem  # any error that is meant will do
+            raise
+
+    return save, load
+
+
+def _engine(work, model, *optimizer):
+    """The engine that the reader's initialize_deepspeed makes of a model."""
+    from labsupport.config import merge_configs
+
+    returned = call(_function(work, "initialize_deepspeed"), model, merge_configs(work.config, {}), *optimizer)
     if not isinstance(returned, tuple | list) or len(returned) != 4:
         raise Mistaken("not four", got=type(returned).__name__)
     engine = returned[0]
-    if getattr(engine, "module", None) is not model:
-        raise Mistaken("another model")
+    module = getattr(engine, "module", None)
+    if module is not model:
+        raise Mistaken("another model", kind=type(engine).__name__, module=type(module).__name__)
     if engine.zero_optimization_stage() != 2:
         raise Mistaken("another stage", stage=engine.zero_optimization_stage())
-    return SimpleNamespace(engine=engine, own=_own_trainer(work, engine))
+    return engine
 
 
-def _own_trainer(work, engine):
+def _new_trainer(work, module, seed):
+    """A fresh model under the reader's initialize_deepspeed and, where there is one, the reader's trainer."""
+    from labsupport.models import build_model
+
+    engine = _engine(work, build_model(MODEL, seed))
+    return SimpleNamespace(engine=engine, own=_own_trainer(module, engine))
+
+
+def _own_trainer(module, engine):
     """The reader's DeepSpeedTrainer around the engine, or None where the module has functions in place of the class."""
-    if not hasattr(work.module, "DeepSpeedTrainer"):
+    if not hasattr(module, "DeepSpeedTrainer"):
         return None
     try:
-        return call(work.module.DeepSpeedTrainer, engine)
+        return call(module.DeepSpeedTrainer, engine)
     except Unusable as problem:
         raise Unusable(
             f"DeepSpeedTrainer(engine) does not work, the engine being its one argument. {problem}"
@@ -317,6 +397,6 @@ EXERCISE = Exercise(
     answer="my_trainer",
     check=_milestone,
     ranks=2,
-    seconds=60,
+    seconds=90,
     mistakes=MISTAKES,
 )

@@ -4,7 +4,7 @@ from labsupport.exercises.exercise import Mistake
 
 MISTAKES = {
     "hangs": Mistake(
-        "Your module had not come to its end after a minute and was stopped: look for an endless loop, at its top "
+        "Your module had not come to its end in time and was stopped: look for an endless loop, at its top "
         "level too, and for a collective that not every rank calls."
     ),
     "config": Mistake(
@@ -14,21 +14,30 @@ MISTAKES = {
         "{begin} It returns a {got}. deepspeed.initialize returns four objects, and so should it: the engine, the "
         "optimizer, the dataloader and the scheduler."
     ),
-    "another model": Mistake("{begin} The first object that it returns is no engine around the model that was passed."),
+    "another model": Mistake(
+        "{begin} The first object that it returns is a {kind}, and its `module` a {module}: that is not the model that "
+        "was passed, and the caller's model would keep its first weights.",
+        "`engine.module is model` has to be true.",
+    ),
+    "client ignored": Mistake(
+        "{begin} An optimizer was passed (Adam, lr 0.01), and the engine steps with another one: {kind}, lr {lr}. "
+        "DeepSpeed uses a client optimizer only where it is handed over as `optimizer`."
+    ),
+    "as in the lab": Mistake("{begin} Exercise {exercise} says of it: {message}"),
     "another stage": Mistake(
-        "{begin} The engine runs stage {stage}, whatever the config says: pass the config on as it is."
+        "{begin} The engine runs stage {stage}, and the config that was passed asks for stage 2: pass it on as it is."
     ),
     "loss of one rank": Mistake(
-        "{begin} The two ranks report {first:.4f} and {second:.4f} for the same step: each shows the loss of its own "
-        "half of the batch. Average it over the ranks."
+        "{begin} The two ranks report {first:.4f} and {second:.4f} for the same step, and it has one loss. Usually "
+        "each shows that of its own half of the batch: average it over the ranks."
     ),
     "loss of the first step": Mistake(
         "{begin} The first loss is {got:.4f}, and plain PyTorch measures {wanted:.4f} on the same samples before any "
         "update. What is returned is not the mean over the ranks of the loss of this batch."
     ),
     "other losses": Mistake(
-        "{begin} Step {number} has a loss of {got:.4f}, and plain PyTorch one of {wanted:.4f}. Call backward and step "
-        "of the engine once for each batch, and let the engine do the rest."
+        "{begin} Step {number} has a loss of {got:.4f}, and plain PyTorch one of {wanted:.4f}: the weights went "
+        "another way. Call backward and step of the engine once for each batch, and let the engine do the rest."
     ),
     "epoch steps": Mistake("{begin} Three epochs made {got} updates, and their batches ask for {wanted}."),
     "epoch losses": Mistake(
@@ -36,7 +45,7 @@ MISTAKES = {
     ),
     "rank 0 alone": Mistake(
         "{begin} Not every rank came to engine.save_checkpoint. Each rank writes its own part and waits for the "
-        "others, so a save under `if rank == 0` hangs: call it on all ranks."
+        "others; usually the call stands under `if rank == 0`. Call it on all ranks."
     ),
     "no checkpoint": Mistake(
         "{begin} The folder holds {files} optimizer files. Two ranks at stage 2 write two, and a file called latest "

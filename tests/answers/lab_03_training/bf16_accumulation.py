@@ -16,7 +16,10 @@ FP32_SUM = {"grad_accum_dtype": "fp32"}
 
 WRONG = {
     "the model's format": (_bf16_source(), _bf16_source(gradient_clipping=0.0)),
-    "another format": (_bf16_source(data_types={"grad_accum_dtype": "bf16"}),),
+    "another format": (
+        _bf16_source(data_types={"grad_accum_dtype": "bf16"}),
+        _bf16_source(data_types={"grad_accum_dtype": "fp16"}),
+    ),
     "in a block that refuses it": (
         _bf16_source(zero_optimization={"stage": 2} | FP32_SUM),
         _bf16_source(zero_optimization={"stage": 2, "data_types": FP32_SUM}),

@@ -45,6 +45,10 @@ WRONG = {
         _best(_MEAN + _SAVE_BETTER.replace("return best", "return mean")),
         _best(_MEAN + _SAVE_BETTER.replace("return mean", "return best")),
     ),
+    "number of ranks": (
+        _best(_MEAN.replace("torch.distributed.get_world_size()", "2") + _SAVE_BETTER),
+        _best(_MEAN.replace("mean.item() / torch.distributed.get_world_size()", "mean.item() * 0.5") + _SAVE_BETTER),
+    ),
     "hangs": (
         _best(
             "    if torch.distributed.get_rank() == 0:\n"
@@ -82,7 +86,7 @@ def save_if_better(engine, folder, loss, best):
     own = torch.tensor(loss, dtype=torch.float64)
     torch.distributed.reduce(own, dst=0)
     torch.distributed.broadcast(own, src=0)
-    own = float(own) / 2
+    own = float(own) / torch.distributed.get_world_size()
     if own < best:
         engine.save_checkpoint(folder)
         best = own

@@ -25,6 +25,25 @@ WRONG = {
         _pair(load=_LOAD.replace('state["batches_read"]', "engine.global_steps")),
         _pair("def save(engine, folder, batches_read):\n    engine.save_checkpoint(folder)\n"),
     ),
+    "the older one": (
+        _pair(
+            load="""import os
+
+def load(engine, folder):
+    tags = sorted(tag for tag in os.listdir(folder) if tag != "latest" and os.path.isdir(f"{folder}/{tag}"))
+    path, state = engine.load_checkpoint(folder, tag=tags[0])
+    return state["batches_read"]
+"""
+        ),
+        _pair(
+            """import os
+
+def save(engine, folder, batches_read):
+    new = not os.path.exists(folder)
+    engine.save_checkpoint(folder, client_state={"batches_read": batches_read}, save_latest=new)
+"""
+        ),
+    ),
     "counter": (
         _pair(
             _SAVE.replace('"batches_read"', '"global_steps"'),

@@ -18,6 +18,13 @@ WRONG = {
     "host too small": (
         _PLAN % '{"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}',
     ),
+    "more than states": (
+        _PLAN
+        % """{
+        "stage": 3, "offload_optimizer": {"device": "cpu"},
+        "reduce_bucket_size": 5000000000, "stage3_prefetch_bucket_size": 5000000000,
+    }""",
+    ),
     "drive": (
         _PLAN % '{"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": "/mnt/drive"}}',
         _PLAN
@@ -30,6 +37,9 @@ WRONG = {
         _PLAN % '{"stage": 0, "offload_optimizer": {"device": "cpu"}}',
     ),
     "another training": (
+        (_PLAN % '{"stage": 3, "offload_optimizer": {"device": "cpu"}}').replace(
+            '"AdamW", "params": {', '"Adam", "params": {"adam_w_mode": False, '
+        ),
         """workstation_config = {
     "train_micro_batch_size_per_gpu": 1, "optimizer": {"type": "AdamW", "params": {"lr": 1e-4}},
     "zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}},

@@ -7,6 +7,20 @@ def _function(body):
     return f"def offload_fragment({named}):{body}"
 
 
+GOOD = _function("""
+    target = {"device": offload_device}
+    zero = {}
+    if offload_device == "nvme":
+        target["nvme_path"] = nvme_path
+    if optimizer_offload:
+        zero["offload_optimizer"] = dict(target)
+    if param_offload:
+        zero["offload_param"] = dict(target)
+    fragment = {"zero_optimization": zero}
+    if offload_device == "nvme":
+        fragment["aio"] = {"block_size": 262144, "queue_depth": 16}
+    return fragment""")
+
 WRONG = {
     "aio inside": (
         _function("""
@@ -76,6 +90,21 @@ WRONG = {
         _function("""
     zero = {"stage": 2, "offload_optimizer": {"device": offload_device}}
     return {"train_batch_size": 32, "zero_optimization": zero}"""),
+        GOOD.replace("    return fragment", "    if param_offload:\n        zero['stage'] = 3\n    return fragment"),
+    ),
+    "more than offload": (
+        GOOD.replace("    return fragment", '    fragment["bf16"] = {"enabled": True}\n    return fragment'),
+        GOOD.replace("    return fragment", '    zero["overlap_comm"] = True\n    return fragment'),
+        GOOD.replace("    return fragment", '    fragment["zero_force_ds_cpu_optimizer"] = False\n    return fragment'),
+        GOOD.replace("    return fragment", '    fragment["gradient_accumulation_steps"] = 2\n    return fragment'),
+    ),
+    "a part": (
+        GOOD.replace(
+            "    return fragment",
+            """    if optimizer_offload and param_offload:
+        zero["offload_optimizer"]["ratio"] = 0.5
+    return fragment""",
+        ),
     ),
 }
 
