@@ -97,7 +97,7 @@ def predicted_and_measured(
     return LabFigure(figure, alt)
 
 
-UNITS = {"MiB": 2**20, "GiB": 2**30}
+UNITS = {"MiB": 2**20, "GiB": 2**30, "GB": 10**9}
 
 
 def roles_side_by_side(predicted, measured, title, alt, unit="MiB"):

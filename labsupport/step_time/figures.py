@@ -3,7 +3,18 @@
 python -c "from labsupport.step_time.figures import modelled_lines; help(modelled_lines)"
 """
 
-from labsupport.plots import MEASURED_COLOURS, PREDICTED_COLOUR, LabFigure, empty_figure
+from plotly.subplots import make_subplots
+
+from labsupport.plots import (
+    HATCHED,
+    MEASURED_COLOURS,
+    PREDICTED_COLOUR,
+    ROLE_COLOURS,
+    LabFigure,
+    dressed,
+    empty_figure,
+)
+from labsupport.step_time.lanes import LANES
 
 PUBLISHED_COLOUR = "#D55E00"  # measured too, but by others
 # One family of violets for everything modelled; dash and symbol tell its lines apart without the colour.
@@ -69,6 +80,47 @@ def modelled_lines(lines, title, alt, x_title, y_title, x_ticks=None):
         )  # fmt: skip
     figure.update_xaxes(type="log", tickvals=x_ticks, ticktext=x_ticks and [f"{x:,.4g}" for x in x_ticks])
     return LabFigure(figure, alt)
+
+
+# Each kind of work has the hue of the role that it moves or makes.
+WORK_COLOURS = {
+    "forward": ROLE_COLOURS["activations"],
+    "backward": ROLE_COLOURS["gathered parameters"],
+    "gradients down": ROLE_COLOURS["gradients"],
+    "sum up": ROLE_COLOURS["communication buckets"],
+    "Adam": ROLE_COLOURS["optimizer states"],
+    "parameters up": ROLE_COLOURS["parameters"],
+}
+
+
+def offload_steps(steps):
+    """Return modelled steps on three lanes, a panel a step. steps: {label: Lanes of offload_lanes}."""
+    figure = make_subplots(
+        rows=len(steps), cols=1, shared_xaxes=True, vertical_spacing=0.09, subplot_titles=list(steps)
+    )
+    shown = set()
+    for row, lanes in enumerate(steps.values(), 1):
+        for work, colour in WORK_COLOURS.items():
+            pieces = [piece for piece in lanes.pieces if piece.work == work]
+            figure.add_bar(
+                y=[piece.lane for piece in pieces], x=[piece.end - piece.start for piece in pieces],
+                base=[piece.start for piece in pieces], orientation="h", name=f"{work}, modelled", legendgroup=work,
+                showlegend=bool(pieces) and work not in shown, marker={"color": colour, "pattern": HATCHED},
+                row=row, col=1,
+            )  # fmt: skip
+            shown |= {work} if pieces else set()
+        figure.update_yaxes(categoryorder="array", categoryarray=list(reversed(LANES)), row=row, col=1)
+    waits = {label: f"{lanes.waiting:.0%}" for label, lanes in steps.items()}
+    title = "The GPU waits: " + "; ".join(f"{label}, {share} of the step" for label, share in waits.items())
+    dressed(figure, title, "", "lane")
+    figure.update_xaxes(title="seconds from the step's begin", row=len(steps), col=1)
+    figure.update_layout(barmode="overlay", height=150 * len(steps) + 180, legend={"y": 1.06})
+    said = "; ".join(
+        f"{label}: {lanes.seconds:.2f} s, of them "
+        + ", ".join(f"{lane} {lanes.busy_seconds(lane):.2f}" for lane in LANES)
+        for label, lanes in steps.items()
+    )
+    return LabFigure(figure, f"Modelled, not measured: one step with the optimizer on the host. {said}.")
 
 
 def _style(number):
