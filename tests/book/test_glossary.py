@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import pytest
 from bs4 import BeautifulSoup
 from conftest import HTML, ROOT, needs_book
+from docutils import nodes
 
 sys.path.insert(0, str(ROOT / "book" / "_extensions"))
 from course import glossary
 from course.deepspeed_docs import PAGES
+from course.sources import link_sources
 
 pytestmark = [needs_book, pytest.mark.slow]
 
@@ -36,9 +38,27 @@ def test_the_first_use_is_linked_and_the_longest_term():
     app = SimpleNamespace(builder=SimpleNamespace(get_relative_uri=lambda page, other: "glossary.html"))
     terms = {name: (f"term-{name}", "meaning") for name in ("rank", "activation", "activation checkpointing")}
     text = "Rankings: all ranks, one rank, activation checkpointing, a reactivation"
-    parts = list(glossary._with_links(app, "book/zero", text, terms, set(terms)))
-    assert "".join(part.astext() for part in parts) == text
-    assert [part.astext() for part in parts[1::2]] == ["ranks", "activation checkpointing"]
+    found = glossary._with_links(app, "book/zero", text, terms, set(terms))
+    assert [link.astext() for _, link in found] == ["ranks", "activation checkpointing"]
+
+
+@pytest.mark.parametrize(("text", "address"), [
+    ("see https://example.org/a_b.html.", "https://example.org/a_b.html"),
+    ("(2020, arXiv 1910.02054, section 5)", "https://arxiv.org/abs/1910.02054"),
+    ("DeepSpeed issue 6936 asks", "https://github.com/deepspeedai/DeepSpeed/issues/6936"),
+    ("DeepSpeed's pull request 8068", "https://github.com/deepspeedai/DeepSpeed/pull/8068"),
+])  # fmt: skip
+def test_a_source_in_words_is_a_link(text, address):
+    paragraph = nodes.paragraph("", text)
+    link_sources(paragraph)
+    (link,) = paragraph.findall(nodes.reference)
+    assert link["refuri"] == address and paragraph.astext() == text
+
+
+def test_no_source_of_a_cited_table_is_left_as_words():
+    page = article("book/scaling")
+    cited = page.find("p", string=lambda text: text and text.startswith("Cited, retrieved")).find_next("ul")
+    assert len(cited.select("li")) >= 3 and all(item.select("a[href^='https://']") for item in cited.select("li"))
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -5,12 +5,12 @@ import re
 from docutils import nodes
 from sphinx import addnodes
 
+from course.prose import insert_links, prose_of
+
 GLOSSARY = "book/glossary"
 UNLINKED = {GLOSSARY, "book/reference", "book/references"}
 # Used in other senses too, so that a link would often be wrong.
 AMBIGUOUS = {"boundary", "engine", "peak", "slot", "tag"}
-NOT_PROSE = (nodes.reference, nodes.literal, nodes.title, nodes.strong, nodes.literal_block, nodes.raw,
-             addnodes.pending_xref, addnodes.desc)  # fmt: skip
 
 
 def setup(app):
@@ -23,11 +23,9 @@ def _link(app, doctree, docname):
         return
     terms = _terms(app)
     left = set(terms)
-    for text in list(doctree.findall(nodes.Text)):
-        if left and _is_prose(text):
-            parts = list(_with_links(app, docname, text.astext(), terms, left))
-            if len(parts) > 1:
-                text.parent.replace(text, parts)
+    for text in prose_of(doctree):
+        if left:
+            insert_links(text, _with_links(app, docname, text.astext(), terms, left))
 
 
 def _terms(app):
@@ -53,31 +51,17 @@ def _meaning(paragraph):
     return " ".join(words.astext().split()).replace(" .", ".").replace(" ,", ",")
 
 
-def _is_prose(text):
-    node = text.parent
-    within_paragraph = False
-    while node is not None:
-        if isinstance(node, NOT_PROSE):
-            return False
-        within_paragraph |= isinstance(node, nodes.paragraph)
-        node = node.parent
-    return within_paragraph
-
-
 def _with_links(app, docname, text, terms, left):
-    """The text cut at the first use of each term that is left, with links in between."""
+    """[(match, link)] for the first use of each term that is left, which is then taken out of it."""
     names = sorted(left, key=len, reverse=True)  # "activation checkpointing" before "activation"
     words = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, names))})(s?)(?![\w-])", re.IGNORECASE)
-    done = 0
+    found = []
     for match in words.finditer(text):
         name = match[1].lower()
-        if name not in left:
-            continue  # its first use stands further up in this text
-        left.discard(name)
-        anchor, meaning = terms[name]
-        address = f"{app.builder.get_relative_uri(docname, GLOSSARY)}#{anchor}"
-        link = nodes.reference("", match[0], internal=True, refuri=address, reftitle=meaning, classes=["term-link"])
-        yield nodes.Text(text[done : match.start()])
-        yield link
-        done = match.end()
-    yield nodes.Text(text[done:])
+        if name in left:
+            left.discard(name)
+            anchor, meaning = terms[name]
+            address = f"{app.builder.get_relative_uri(docname, GLOSSARY)}#{anchor}"
+            link = nodes.reference("", match[0], internal=True, refuri=address, reftitle=meaning, classes=["term-link"])
+            found.append((match, link))
+    return found
