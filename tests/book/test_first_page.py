@@ -40,7 +40,7 @@ def test_the_first_screen_has_the_promise_the_start_and_on_a_desktop_the_picture
 @needs_book
 def test_a_surprise_leads_to_the_cell_that_shows_its_numbers(tab, site):
     tab.goto(f"{site}/{FIRST}")
-    links = [link.get_attribute("href") for link in tab.locator(".surprises a").all()]
+    links = [link.get_attribute("href") for link in tab.locator(".surprises strong a").all()]
     said = tab.locator(".surprises > p").all_inner_texts()
     assert len(links) == len(said) == len(surprises.SURPRISES) == 3
     shown = []
