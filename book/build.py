@@ -10,16 +10,20 @@ from. The book's own cache keys on code cells alone: it would keep old numbers w
 
 import argparse
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
 
 from labsupport.machine import gpu_count
+from labsupport.records import commit
 
 ROOT = Path(__file__).resolve().parent.parent
 LAB_SECONDS = 600  # one cell may wait for an op that is compiled for the first time
@@ -68,6 +72,9 @@ def run_labs(root, fresh=False, at_once=1):
         shutil.copytree(folder, executed)
     if status == 0:
         fill_cache(root, labs, executed)
+        # What the pages say of the run; they are built from it later, perhaps by another commit.
+        run = {"date": datetime.now(UTC).date().isoformat(), "deepspeed": version("deepspeed"), "commit": commit()}
+        (executed / "run.json").write_text(json.dumps(run) + "\n")
         stamp.write_text(now)
     return status
 

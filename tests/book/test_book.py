@@ -1,9 +1,12 @@
 """The book's build: a lab that fails must fail it, and the pages keep what the labs printed."""
 
+import json
 import re
 import shutil
 import subprocess
 import sys
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
@@ -69,6 +72,9 @@ def test_labs_run_once_and_their_outputs_are_on_the_pages(root, small_course):
     first = page.read_text()
     assert clock(first) == clock((folder / "_build" / "executed" / "02_lab.ipynb").read_text()), "run once, by nbmake"
     assert "seven times six is 42" in (page.parent / "01_lab.html").read_text()
+    run = json.loads((folder / "_build" / "executed" / "run.json").read_text())
+    assert f"Run with DeepSpeed {run['deepspeed']} on {run['date']}, commit {run['commit']}: passed." in first
+    assert run["deepspeed"] == version("deepspeed") and datetime.fromisoformat(run["date"])
     assert build(folder, root).returncode == 0
     assert clock(page.read_text()) == clock(first), "unchanged labs are not run again"
     (folder / "labsupport" / "new.py").write_text("")

@@ -1,13 +1,16 @@
 """Exercises on the static page: hints, solutions and questions fold and unfold, by keyboard and without scripts."""
 
 import re
+import sys
 
 import pytest
-from conftest import needs_book, needs_chromium
+from conftest import ROOT, needs_book, needs_chromium
 from playwright.sync_api import expect
 
+sys.path.insert(0, str(ROOT / "book" / "_extensions"))
+from course.finished.exercises import record
+
 from labsupport.exercises.catalog import LABS, of_lab
-from labsupport.exercises.exercise import NOT_ATTEMPTED
 
 pytestmark = [needs_chromium, needs_book]
 
@@ -34,10 +37,12 @@ def test_a_solution_is_folded_away_and_opens_with_its_verdict(lab):
     expect(solution.get_by_text("03-train-step: passed")).to_be_visible()
 
 
-def test_the_stub_and_what_the_check_says_to_it_are_in_view(lab):
+def test_the_stub_and_what_the_check_says_to_a_wrong_answer_are_in_view(lab):
     section = lab.locator("#exercise-03-train-step-one-micro-batch")
     expect(section.get_by_text("def train_step(engine, batch)").first).to_be_visible()
-    expect(section.locator(".exercise-verdict", has_text=NOT_ATTEMPTED)).to_be_visible()
+    sample = section.locator(".wrong-answer")
+    expect(sample.get_by_text("03-train-step: not yet")).to_be_visible()
+    expect(sample.get_by_text(record()["03-train-step"]["message"])).to_be_visible()
 
 
 def test_a_question_is_answered_with_the_keyboard(lab):

@@ -40,16 +40,27 @@ def test_the_first_screen_has_the_promise_the_start_and_on_a_desktop_the_picture
 @needs_book
 def test_a_surprise_leads_to_the_cell_that_shows_its_numbers(tab, site):
     tab.goto(f"{site}/{FIRST}")
-    links = [link.get_attribute("href") for link in tab.locator(".surprises a").all()]
+    links = [link.get_attribute("href") for link in tab.locator(".surprises strong a").all()]
     said = tab.locator(".surprises > p").all_inner_texts()
     assert len(links) == len(said) == len(surprises.SURPRISES) == 3
-    for link, words in zip(links, said, strict=True):
+    shown = []
+    for link in links:
         tab.goto(f"{site}/book/{link}")
         section = tab.locator(f"section[id='{link.partition('#')[2]}']")
         assert section.count() == 1, link
-        numbers = re.findall(r"\d+\.\d+", words)
-        shown = section.inner_text()
-        assert all(number in shown for number in numbers) and (numbers or "zero_optimisation: accepted" in shown), words
+        shown.append(section.inner_text())
+    typo, buckets, messages = said
+    assert "zero_optimisation: accepted, and the stage in force is 0" in shown[0] and "trains at stage 0" in typo
+    at_rest = {stage: row_of(shown[1], stage)[0] for stage in (0, 3)}
+    assert f"rests at {at_rest[3]} MiB a rank at stage 3, and at {at_rest[0]} MiB at stage 0" in buckets
+    *_, sent, _, paper = row_of(shown[2], 2)
+    assert f"stage 2 sends {sent} times" in messages and f"The paper says {paper}." in messages
+    assert float(at_rest[3]) > 100 * float(at_rest[0]) and float(sent) > float(paper)
+
+
+def row_of(text, stage):
+    """The words of the first line of an output that begins with a stage, without the stage."""
+    return re.search(rf"^stage {stage} (.+)$", text, re.MULTILINE)[1].split()
 
 
 def test_a_surprise_that_no_cell_shows_fails_the_build(monkeypatch):

@@ -1,12 +1,33 @@
-"""What the labs printed when build.py ran them: the copies in _build/executed."""
+"""What the labs printed when build.py ran them, the copies in _build/executed, and on each lab's page which run it was.
 
+build.py keeps the copies only where every lab passed.
+"""
+
+import json
 import re
 from pathlib import Path
 
 import nbformat
+from docutils import nodes
 from sphinx.errors import ExtensionError
 
 from course.labs import labs
+
+
+def setup(app):
+    """Register the step."""
+    app.connect("doctree-read", _name_the_run)
+
+
+def _name_the_run(app, doctree):
+    """Put below a lab's title with which DeepSpeed, when and from which commit it was run."""
+    file = Path(app.srcdir, "_build", "executed", "run.json")
+    title = doctree.next_node(nodes.title)
+    if app.env.docname.startswith("notebooks/") and file.exists() and title is not None:
+        app.env.note_dependency(str(file))
+        run = json.loads(file.read_text(encoding="utf-8"))
+        words = f"Run with DeepSpeed {run['deepspeed']} on {run['date']}, commit {run['commit']}: passed."
+        title.parent.insert(title.parent.index(title) + 1, nodes.paragraph("", words, classes=["lab-run"]))
 
 
 def find_cell(root, identifier):

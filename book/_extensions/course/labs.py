@@ -24,7 +24,7 @@ class LabsDirective(SphinxDirective):
 
     def run(self):
         """Return the table's nodes: a link with the lab's title, what it is for, and its minutes."""
-        rows = []
+        rows, named = [], {}
         here = Path(self.env.doc2path(self.env.docname)).parent
         up = "../" * len(here.relative_to(self.env.srcdir).parts)
         for path in labs(self.env.srcdir):
@@ -32,11 +32,14 @@ class LabsDirective(SphinxDirective):
             title, goal, _ = lab_head(path)
             link = f"[{title}]({up}notebooks/{path.name})"
             exercises = of_lab(path.stem) if path.stem in LABS else ()
+            named[path.stem] = [exercise.id for exercise in exercises]
             minutes = sum(exercise.minutes for exercise in exercises)
             rows.append((link, f"{goal[0].upper()}{goal[1:]}", reading_minutes(path), minutes or "none"))
         head = ("Lab", "What you do", "Minutes to read", "and for exercises")
         text = table(head, rows, ["left", "left", "right", "right"])
-        return [nodes.container("", *self.parse_text_to_nodes(text), classes=["labs-table"])]
+        data = f'<script type="application/json">{json.dumps(named)}</script>'  # progress.js reads it
+        parts = [*self.parse_text_to_nodes(text), nodes.raw("", data, format="html")]
+        return [nodes.container("", *parts, classes=["labs-table"])]
 
 
 def labs(root):

@@ -42,7 +42,7 @@ SURPRISES = (
         "On two ranks, with default settings, stage 2 sends {sent} times as much as plain data parallelism. "
         "The paper says {paper}.",
         "cell-50",
-        r"stage 2 .*? (?P<sent>\d\.\d\d) +\d\.\d\d +(?P<paper>\d\.\d\d)",
+        r"(?m)^stage 2 .* (?P<sent>[\d.]+) +[\d.]+ +(?P<paper>[\d.]+) *$",
     ),
 )
 

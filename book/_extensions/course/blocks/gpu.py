@@ -2,7 +2,7 @@
 
     PYTHONPATH=book/_extensions python -c "from course.blocks import gpu; print(gpu.every_record())"
 
-Where no GPU was measured yet a block is the sentence that says so, and how to measure one.
+Where no GPU was measured yet a block is empty: gpu_missing says so once, and how to measure one.
 """
 
 from course.blocks.block import block
@@ -41,6 +41,21 @@ def gpu_planned():
     return table(head, rows, ["left", "left"] + ["right"] * 4)
 
 
+SHOWN_SUITES = ("environment", "grid", "offload", "memory", "speed", "trainer", "largest", "scaling")
+
+
+@block
+def gpu_missing():
+    """One box for all suites that have no record yet, or nothing."""
+    missing = [suite for suite in SHOWN_SUITES if gpu_record(suite) is None]
+    if not missing:
+        return ""
+    return (
+        f"```{{admonition}} Not measured yet\n{not_measured(' '.join(missing))}\n"
+        "The sections of these suites hold no numbers until then.\n```\n"
+    )
+
+
 @block
 def gpu_machine():
     """The machine of the GPU records, and its measured rates."""
@@ -55,8 +70,8 @@ def gpu_grid():
 
 @block
 def gpu_grid_speed_figure():
-    """Stages and precisions: tokens per second; nothing where the table below says that there is no record."""
-    return _figure(figures.speed_by_stage("grid"), "")
+    """Stages and precisions: tokens per second."""
+    return _figure(figures.speed_by_stage("grid"))
 
 
 @block
@@ -68,10 +83,8 @@ def gpu_grid_memory_figure():
 @block
 def gpu_planner():
     """The planner beside the ledger and the allocator, for the stages, for offload, and for the other settings."""
-    suites = ("grid", "offload", "memory")
-    if not any(map(gpu_record, suites)):
-        return not_measured(" ".join(suites))
-    return "\n\n".join(_table(suite, gpu_records.memory_table) for suite in suites)
+    tables = (_table(suite, gpu_records.memory_table) for suite in ("grid", "offload", "memory"))
+    return "\n\n".join(filter(None, tables))
 
 
 @block
@@ -82,8 +95,8 @@ def gpu_frameworks():
 
 @block
 def gpu_frameworks_figure():
-    """The same as a figure; nothing where there is no record."""
-    return _figure(figures.speed_by_stage("speed"), "")
+    """The same as a figure."""
+    return _figure(figures.speed_by_stage("speed"))
 
 
 @block
@@ -100,8 +113,8 @@ def gpu_offload():
 
 @block
 def gpu_offload_figure():
-    """Offload: the peak by role; nothing where there is no record."""
-    return _figure(figures.memory_by_stage("offload"), "")
+    """Offload: the peak by role."""
+    return _figure(figures.memory_by_stage("offload"))
 
 
 @block
@@ -118,11 +131,8 @@ def gpu_scaling():
 
 def _table(suite, table):
     record = gpu_record(suite)
-    return not_measured(suite) if record is None else f"{table(record)}\n\n{stamp(record)}"
+    return "" if record is None else f"{table(record)}\n\n{stamp(record)}"
 
 
-def _figure(figure, without=None):
-    """The figure, or in its place `without`, by default the sentence that there is no record."""
-    if not isinstance(figure, figures.Note):
-        return figure
-    return figure.text if without is None else without
+def _figure(figure):
+    return "" if isinstance(figure, figures.Note) else figure

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sphinx.errors import ExtensionError
 
-from course.finished import icons, pictures
+from course.finished import exercises, icons, pictures
 
 # A file that comes with the theme's extensions, and what a page's text contains if the page uses it.
 USED_BY = {
@@ -80,6 +80,7 @@ def finished_page(page, name):
     first = VIEWPORT.search(page)
     if first:
         page = page[: first.end()] + VIEWPORT.sub("", page[first.end() :])
+    page = exercises.show(page)
     page = TABLE.sub(lambda table: NAME_IN_CODE.sub(_breakable, table[0]), page)
     return icons.inline_icons(page)
 
