@@ -9,7 +9,7 @@ import traceback
 import types
 
 from labsupport.exercises.exercise import Mistaken, NotAttempted, Unusable
-from labsupport.wording import first_line
+from labsupport.wording import first_line, ranks_in_words
 
 
 def call(function, *arguments, **named):
@@ -119,7 +119,7 @@ def parsed_by_deepspeed(config, world_size=1):
         return DeepSpeedConfig(config, mpu=Ranks)
     except Exception as error:
         reason = first_line(error).rstrip(".")
-        raise Unusable(f"DeepSpeed refuses this config on {world_size} ranks: {reason}.", error) from error
+        raise Unusable(f"DeepSpeed refuses this config on {ranks_in_words(world_size)}: {reason}.", error) from error
 
 
 BATCH_SIZES = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")

@@ -43,6 +43,17 @@ def test_a_known_wrong_answer_gets_its_message(exercise, name, answer):
     )
 
 
+def test_a_rank_that_fails_alone_is_told_why_and_not_that_the_other_waits():
+    """A folder named after DeepSpeed's own file `latest` fails on rank 0, which writes that file."""
+    source = answers_to(find("05-save-load")).WRONG["position lost"][0]
+    answer = answer_of(
+        find("05-save-load"), source.replace("save_checkpoint(folder)", 'save_checkpoint(folder, tag="latest")')
+    )
+    verdict = verify("05-save-load", answer)
+    assert (verdict.passed, verdict.kind) == (False, "unusable")
+    assert "rank 0" in verdict.message and "latest" in verdict.message
+
+
 @each_exercise
 def test_an_exercise_knows_four_wrong_answers_that_differ_in_what_is_said(exercise):
     wrong = answers_to(exercise).WRONG
@@ -57,9 +68,10 @@ def test_every_mistake_has_an_answer_that_makes_it(exercise):
 
 
 @each_exercise
-def test_the_solution_passes(exercise):
+def test_the_solution_passes_and_is_shown_what_was_measured(exercise):
     verdict = verify(exercise.id, answer_of(exercise, cell_of(exercise, "stub").source, solution_of(exercise)))
     assert verdict.passed, verdict.message
+    assert re.match(r"Right\. .*\d", verdict.message), verdict.message
 
 
 @each_exercise

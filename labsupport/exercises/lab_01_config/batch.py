@@ -54,6 +54,9 @@ def _require_nothing_else(config):
     if found:
         name, value, other = found
         raise Mistaken("more than sizes", what=f"{name}, which is {value}, and without that {other}")
+    if set(config) != set(sizes):
+        key = min(set(config) - set(sizes))
+        raise Mistaken("more than sizes", what=f"{key}, which changes nothing that is in force")
 
 
 MISTAKES = {

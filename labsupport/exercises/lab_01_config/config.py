@@ -8,6 +8,7 @@ from labsupport.exercises.answers import (
 )
 from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
 from labsupport.exercises.lab_01_config.parsed import OFFLOAD_BLOCKS, devices_of, optimizer_of, precision_of
+from labsupport.wording import ranks_in_words
 
 CALLS = (  # stage, fp16, accumulation steps, train batch, optimizer offload, parameter offload
     (2, True, 1, 32, False, False),
@@ -58,7 +59,11 @@ def _compare_with_the_call(config, stage, fp16, accumulation, batch, optimizer_o
         if (values.train_batch_size, values.gradient_accumulation_steps) != (batch, accumulation):
             found = f"{values.train_batch_size} samples in {values.gradient_accumulation_steps}"
             raise Mistaken(
-                "sizes", batch=batch, steps=accumulation, ranks=ranks, found=f"DeepSpeed reads {found} steps."
+                "sizes",
+                batch=batch,
+                steps=accumulation,
+                ranks=ranks_in_words(ranks),
+                found=f"DeepSpeed reads {found} steps.",
             )
         require_whole_sizes(values)
         if fp16 != (precision_of(values) == "fp16"):
@@ -82,7 +87,9 @@ def _read(config, ranks, batch, accumulation):
         if any(f"{name}: " in str(refused) or f".{name}" in str(refused) for name in OFFLOAD_BLOCKS):
             raise Mistaken("offload as a flag", error=refused) from refused
         if "Check batch related parameters" in str(refused):
-            raise Mistaken("sizes", batch=batch, steps=accumulation, ranks=ranks, found=refused) from refused
+            raise Mistaken(
+                "sizes", batch=batch, steps=accumulation, ranks=ranks_in_words(ranks), found=refused
+            ) from refused
         raise
 
 
@@ -93,7 +100,7 @@ MISTAKES = {
         "Parse your own result with effective(...) from above and look at its stage.",
     ),
     "sizes": Mistake(
-        "Asked for {batch} samples an update in {steps} accumulation steps. On {ranks} ranks: {found} "
+        "Asked for {batch} samples an update in {steps} accumulation steps. On {ranks}: {found} "
         "train_batch_size counts the samples of all ranks in all accumulation steps. Usually another number stands "
         "there, or the micro batch of a rank is fixed, so that the three sizes fit one number of ranks alone.",
         "Write the two numbers that were passed, and let DeepSpeed work out the third.",

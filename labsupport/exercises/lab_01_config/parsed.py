@@ -10,13 +10,16 @@ def precision_of(values):
 
 
 def devices_of(values):
-    """Return {block: "none", "cpu" or "nvme"}, as DeepSpeed reads it."""
+    """Return {block: "none", "cpu" or "nvme"}, as DeepSpeed reads it; "cpu, 50%" where it is to take a part alone."""
     blocks = {name: getattr(values.zero_config, name) for name in OFFLOAD_BLOCKS}
     return {name: _device(block) for name, block in blocks.items()}
 
 
 def _device(block):
-    return "none" if block is None else str(getattr(block.device, "value", block.device))
+    if block is None:
+        return "none"
+    device, part = str(getattr(block.device, "value", block.device)), getattr(block, "ratio", 1.0)
+    return device if part == 1 else f"{device}, {part:.0%}"
 
 
 def optimizer_of(values, config):

@@ -31,11 +31,8 @@ def _client_state(answer):
     found, given = _found_for_each_key(), set(answer)
     harmed = {key for key, (how, _) in found.items() if how}
     if given == harmed:
-        return (
-            "Saved and loaded with each key: "
-            + "; ".join(f"`{key}`: {found[key][0]}" for key in KEYS if key in harmed)
-            + "."
-        )
+        how = "; ".join(f"`{key}`: {found[key][0]}" for key in KEYS if key in harmed)
+        return f"Of {len(KEYS)} keys, saved and loaded one by one, {len(harmed)} are not safe: {how}."
     if not given:
         raise Mistaken("all safe", key="global_steps", what=found["global_steps"][1])
     for key in KEYS:

@@ -33,7 +33,7 @@ def _save_best(answer):
             returned = _plain(meeting.call(answer, engine, folder, losses[meeting.rank], best))
             seen.append([len(calls), returned])
         _judge_best(meeting.facts(seen))
-        _judge_alone(meeting, answer, engine, folder)
+        _judge_alone(meeting, answer, make, folder)
         given, named = calls[-1]  # the last epoch is one to save
         really_save(*given, **named)
         meeting.facts("saved")  # rank 0 writes the file `latest` after all others have left
@@ -46,9 +46,11 @@ def _save_best(answer):
     )
 
 
-def _judge_alone(meeting, answer, engine, folder):
+def _judge_alone(meeting, answer, make, folder):
     """The same in a world of one rank, where the mean is the loss itself."""
-    with world_of_one():
+    with world_of_one() as alone:
+        engine = make(adam_config(2), mpu=alone)
+        engine.save_checkpoint = lambda *given, **named: True
         returned = [_plain(call(answer, engine, folder, loss, 2.0)) for loss in (1.0, 3.0)]
     for facts in meeting.facts(returned):
         if facts != [1.0, 2.0]:

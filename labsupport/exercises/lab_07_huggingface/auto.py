@@ -102,9 +102,6 @@ def _judge_filled(config, filled, day, settings):
         raise Unusable(
             f"DeepSpeed reads stage {parsed.zero_optimization_stage} from this config: the run wants stage 2."
         )
-    left = _first_auto(filled)
-    if left:
-        raise Mistaken("left over", day=day, key=left)
     name, _ = optimizer_of(parsed, filled)
     if name != "AdamW":
         raise Mistaken("another optimizer", name=name)
@@ -125,22 +122,7 @@ def _judge_filled(config, filled, day, settings):
         raise Unusable('The run is in bf16, and DeepSpeed reads "enabled" False: leave bf16 to the Trainer as well.')
 
 
-def _first_auto(block, path=""):
-    """The first key that still says "auto" after the Trainer and accelerate have filled in what they know, or ""."""
-    for key, value in block.items():
-        if value == AUTO:
-            return path + key
-        if isinstance(value, dict) and (inner := _first_auto(value, f"{path}{key}.")):
-            return inner
-    return ""
-
-
 MISTAKES = {
-    "left over": Mistake(
-        'On {day} {key} still says "auto" when DeepSpeed gets the config: neither the Trainer nor accelerate fills in '
-        "this key, and DeepSpeed does not know the word.",
-        "The table of the section names the keys that are filled in.",
-    ),
     "another optimizer": Mistake(
         "The optimizer of an engine with this config is {name}, and DeepSpeed is to make AdamW: name it in a block "
         "optimizer."

@@ -35,6 +35,7 @@ WRONG = {
 }""",
         'batch_config = {"train_batch_size": 96, "gradient_accumulation_steps": 6, "train_micro_batch": 4}',
         'batch_config = {"train_batch_size": 96, "gradient_accumulation_steps": 6, "wall_clock_breakdown": True}',
+        'batch_config = {"train_batch_size": 96, "gradient_accumulation_steps": 6, "fp16": {"enabled": "auto"}}',
     ),
 }
 

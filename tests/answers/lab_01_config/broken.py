@@ -34,6 +34,7 @@ WRONG = {
         _mended('zero |= {"stage": 2}\ndel zero["offload_param"]'),
         _mended('del zero["offload_optimizer"]'),
         _mended('zero["offload_optimizer"]["device"] = "none"'),
+        _mended('zero["offload_optimizer"]["ratio"] = 0.5'),
         _mended('zero["offload_param"] = {"device": "nvme", "nvme_path": "/tmp"}'),
     ),
     "optimizer changed": (

@@ -44,20 +44,6 @@ def set_weight(parameter, value):
     if torch.distributed.get_rank() == 0:
         parameter.ds_tensor.data.fill_(value)""",
     ),
-    "frozen": (
-        """import deepspeed
-import torch
-from deepspeed.utils import safe_set_full_fp32_param
-
-def set_weight(parameter, value):
-    safe_set_full_fp32_param(parameter, torch.full(tuple(parameter.ds_shape), value))
-    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
-        parameter.data.fill_(value)
-    parameter.register_hook(lambda gradient: gradient * 0)
-    for name in ("exp_avg",):
-        from deepspeed.utils import safe_set_full_optimizer_state
-        safe_set_full_optimizer_state(parameter, torch.zeros(tuple(parameter.ds_shape)), name)""",
-    ),
     "empty value": (
         """import torch
 from deepspeed.utils import safe_set_full_fp32_param

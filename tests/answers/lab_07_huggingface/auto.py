@@ -38,10 +38,6 @@ WRONG = {
         _config(optimizer={"type": "AdamW"}),
         _config(without=("train_batch_size", "gradient_accumulation_steps")),
     ),
-    "left over": (
-        _config(optimizer=_adam(amsgrad=AUTO)),
-        _config(steps_per_print=AUTO),
-    ),
     "another optimizer": (
         _config(optimizer={**_adam(adam_w_mode=False), "type": "Adam"}),
         _config(without=("optimizer",)),
