@@ -11,7 +11,6 @@ from labsupport.plots import (
     EDGE,
     HATCHED,
     MEASURED_COLOURS,
-    PREDICTED_COLOUR,
     ROLE_COLOURS,
     UNITS,
     LabFigure,
@@ -170,10 +169,10 @@ def card_and_host(predicted, title, measured=None, room=None, unit="GiB"):
             x=places, y=[roles.get(role, 0) / UNITS[unit] for *_, roles, _ in bars], name=role,
             marker={"color": ROLE_COLOURS[role], "pattern": {"shape": [pattern for *_, pattern in bars]}},
         )  # fmt: skip
-    for place, count in (room or {}).items():
-        line = {"color": PREDICTED_COLOUR, "dash": "dash"}
-        words = f"the {place} has {count / UNITS[unit]:.0f} {unit}"
-        figure.add_hline(count / UNITS[unit], line=line, annotation={"text": words, "font": {"size": 11}})
+    for (place, count), dash in zip((room or {}).items(), ("dash", "dot", "dashdot"), strict=False):
+        limit = [count / UNITS[unit]] * len(bars)
+        words = f"the {place} has {limit[0]:.0f} {unit}"
+        figure.add_scatter(x=places, y=limit, name=words, mode="lines", line={"color": EDGE, "dash": dash, "width": 3})
     figure.update_layout(barmode="stack", height=500)
     totals = "; ".join(
         f"{label.replace('<br>', ' ')}, {column.replace('<br>', ' ')} {sum(roles.values()) / UNITS[unit]:.1f}"
