@@ -11,6 +11,7 @@ from labsupport.plots import (
     EDGE,
     HATCHED,
     MEASURED_COLOURS,
+    PREDICTED_COLOUR,
     ROLE_COLOURS,
     UNITS,
     LabFigure,
@@ -138,9 +139,10 @@ def traffic(sent, paper, title):
             x=places, y=[sent[group][stage][kind] for group, stage in stages], name=words,
             marker={"color": ROLE_COLOURS[role], "pattern": {"shape": patterns}},
         )  # fmt: skip
+    stroke = {"width": 4, "color": PREDICTED_COLOUR}
     figure.add_scatter(
         x=places, y=[paper[group][stage] for group, stage in stages], name="the paper's formula", mode="markers",
-        marker={"symbol": "line-ew", "size": 18, "color": EDGE, "line": {"width": 3, "color": EDGE}},
+        marker={"symbol": "line-ew", "size": 18, "color": PREDICTED_COLOUR, "line": stroke},
     )  # fmt: skip
     figure.update_layout(barmode="stack", height=460)
     said = "; ".join(
@@ -192,7 +194,7 @@ def _columns(label, predicted, measured):
             columns += [(f"{column},<br>measured", _in_column(found, column), "") for column in chosen]
         else:
             here = _in_column(found, "host")
-            columns.append(("measured,<br>one memory", here, ""))
+            columns.append(("measured", here, ""))
     return columns
 
 
