@@ -45,7 +45,9 @@ def show_summary(lab, exercises_of_labs, done, sentence):
     rows = [(exercise.id in done, exercise.id, exercise.title, exercise.minutes) for exercise in here]
     counts = {name: (sum(e.id in done for e in each), len(each)) for name, each in exercises_of_labs.items()}
     total = f"{counts[lab][0]} of {counts[lab][1]} exercises of this lab are done"
-    others = ", ".join(f"{name[:2]}: {passed} of {of}" for name, (passed, of) in counts.items() if name != lab)
+    others = ", ".join(
+        f"{name.partition('_')[0]}: {passed} of {of}" for name, (passed, of) in counts.items() if name != lab
+    )
     plain = [f"{total}."]
     plain += [f"  [{'x' if passed else ' '}] {name:22} {title}" for passed, name, title, _ in rows]
     plain += [f"The other labs: {others}.", sentence]

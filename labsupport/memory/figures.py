@@ -139,9 +139,10 @@ def traffic(sent, paper, title):
             x=places, y=[sent[group][stage][kind] for group, stage in stages], name=words,
             marker={"color": ROLE_COLOURS[role], "pattern": {"shape": patterns}},
         )  # fmt: skip
+    stroke = {"width": 4, "color": PREDICTED_COLOUR}
     figure.add_scatter(
         x=places, y=[paper[group][stage] for group, stage in stages], name="the paper's formula", mode="markers",
-        marker={"symbol": "line-ew", "size": 18, "color": EDGE, "line": {"width": 3, "color": EDGE}},
+        marker={"symbol": "line-ew", "size": 18, "color": PREDICTED_COLOUR, "line": stroke},
     )  # fmt: skip
     figure.update_layout(barmode="stack", height=460)
     said = "; ".join(
@@ -170,10 +171,10 @@ def card_and_host(predicted, title, measured=None, room=None, unit="GiB"):
             x=places, y=[roles.get(role, 0) / UNITS[unit] for *_, roles, _ in bars], name=role,
             marker={"color": ROLE_COLOURS[role], "pattern": {"shape": [pattern for *_, pattern in bars]}},
         )  # fmt: skip
-    for place, count in (room or {}).items():
-        line = {"color": PREDICTED_COLOUR, "dash": "dash"}
-        words = f"the {place} has {count / UNITS[unit]:.0f} {unit}"
-        figure.add_hline(count / UNITS[unit], line=line, annotation={"text": words, "font": {"size": 11}})
+    for (place, count), dash in zip((room or {}).items(), ("dash", "dot", "dashdot"), strict=False):
+        limit = [count / UNITS[unit]] * len(bars)
+        words = f"the {place} has {limit[0]:.0f} {unit}"
+        figure.add_scatter(x=places, y=limit, name=words, mode="lines", line={"color": EDGE, "dash": dash, "width": 3})
     figure.update_layout(barmode="stack", height=500)
     totals = "; ".join(
         f"{label.replace('<br>', ' ')}, {column.replace('<br>', ' ')} {sum(roles.values()) / UNITS[unit]:.1f}"
@@ -193,7 +194,7 @@ def _columns(label, predicted, measured):
             columns += [(f"{column},<br>measured", _in_column(found, column), "") for column in chosen]
         else:
             here = _in_column(found, "host")
-            columns.append(("measured,<br>one memory", here, ""))
+            columns.append(("measured", here, ""))
     return columns
 
 

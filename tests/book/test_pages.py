@@ -182,25 +182,37 @@ def test_every_figure_has_a_title_axes_with_units_and_words():
 
 def test_predicted_bars_are_hatched_and_other_predictions_dashed_or_in_a_colour_that_no_measurement_has():
     plain = {"predicted": set(), "measured": set()}
-    marks = {"predicted": 0, "measured": 0}
-    for page, _, data, _ in figures():
+    marked = {"predicted": 0, "measured": 0}
+    for _, _, data, _ in figures():
         for trace in data:
-            marked = trace.get("marker", {}).get("pattern", {}).get("shape") or trace.get("line", {}).get("dash")
-            for kind in kinds(trace):
-                if trace["type"] == "bar":
-                    assert bool(marked) == (kind == "predicted"), (page, trace.get("name"))
-                marks[kind] += bool(marked)
-                plain[kind] |= set() if marked else {colour.upper() for colour in colours(trace)}
-    assert marks["predicted"] and plain["measured"]
-    assert not marks["measured"] and not plain["predicted"] & plain["measured"]
+            for kind, mark in kinds_and_marks(trace):
+                marked[kind] += bool(mark)
+                plain[kind] |= set() if mark else {colour.upper() for colour in colours(trace)}
+    assert marked["predicted"] and plain["measured"]
+    assert not marked["measured"] and not plain["predicted"] & plain["measured"]
+
+
+def kinds_and_marks(trace):
+    """(predicted or measured, its pattern or dash) of a trace, or of each of its bars where they differ."""
+    shape = trace.get("marker", {}).get("pattern", {}).get("shape")
+    if isinstance(shape, list):
+        labels = [" ".join(label) for label in zip(*trace["x"], strict=True)]
+        return [
+            ("measured" if "measured" in label else "predicted", mark)
+            for label, mark in zip(labels, shape, strict=True)
+        ]
+    return [(kind, shape or trace.get("line", {}).get("dash")) for kind in kinds(trace)]
 
 
 def kinds(trace):
-    """Which of predicted and measured a trace says it is, in its name or in its labels."""
+    """Which of predicted and measured a trace says it is, in its name or else in its labels."""
     labels = trace["x"] if trace["x"] and isinstance(trace["x"][0], list) else []  # labels in two rows
-    said = f"{trace.get('name', '')} {[label for row in labels for label in row]}"
     patterns = {"predicted": "predicted|modelled|planner|estimator|formula", "measured": "measured|published"}
-    return [kind for kind, pattern in patterns.items() if re.search(pattern, said)]
+    for said in (trace.get("name", ""), str([label for row in labels for label in row])):
+        found = [kind for kind, pattern in patterns.items() if re.search(pattern, said)]
+        if found:
+            return found
+    return []
 
 
 def colours(trace):

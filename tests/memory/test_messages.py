@@ -208,3 +208,16 @@ def test_a_page_can_draw_a_thousand_predictions():
 def test_import_loads_no_torch():
     code = "import labsupport.memory.messages, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_the_messages_of_the_phases_add_up_to_those_of_a_step(two_ranks, stage):
+    by_phase, together, sizes = two_ranks.run(communication_work.count_by_phase, stage)[0]
+    assert list(by_phase) == ["forward", "backward", "step"]
+    assert bool(by_phase["forward"]) == (stage == 3)
+    assert bool(by_phase["step"].get("all_gather")) == (stage > 0)  # at stage 3 what stays whole, gathered anew
+    reduced = "reduce_scatter" if stage == 3 else "all_reduce"
+    assert by_phase["backward"][reduced] == pytest.approx(2 * sum(sizes), rel=0.05)
+    for name, size in together.items():
+        added = sum(messages.get(name, 0) for messages in by_phase.values())
+        assert added <= size and size - added <= max(0.05 * size, 1000), name

@@ -22,7 +22,6 @@ MOST_STILL = {
     "05_checkpointing": 0.20,
     "05b_faults": 0.19,
     "07_huggingface": 0.17,
-    "08_multinode": 0.18,
 }
 
 

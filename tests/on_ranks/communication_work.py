@@ -93,3 +93,24 @@ def count_by_hand():
     own_threads = count(lambda: [in_parts() for _ in range(30)] and None)  # freed on another thread, now and then
     wire = counted["in_parts"].wire_bytes()
     return rank, {name: each[1:] for name, each in counted.items()}, wire, own_threads.kept_bytes
+
+
+def count_by_phase(stage):
+    """Count a step's messages by phase, and another step's all together; return both and the tensors' sizes."""
+    from labsupport import DeepSpeedTrainer, create_deepspeed_config
+    from labsupport.measure.collectives import measured_by_phase, measured_collectives
+
+    ranks = torch.distributed.get_world_size()
+    config = create_deepspeed_config(
+        stage, precision="bf16", bucket_size=1_000_000, world_size=ranks, train_batch_size=ranks, micro_batch_size=1
+    )
+    module, batch = _model_and_batch("tiny", False)
+    sizes = [parameter.numel() for parameter in module.parameters()]
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer = DeepSpeedTrainer(module, config)
+    for _ in range(2):  # stage 3 learns the order of the modules first
+        trainer.train_step(batch)
+    by_phase = measured_by_phase(trainer.engine, batch)
+    together = measured_collectives(trainer.engine, lambda: trainer.train_step(batch))
+    trainer.engine.destroy()
+    return by_phase, together, sizes
