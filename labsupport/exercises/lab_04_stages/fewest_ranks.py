@@ -38,6 +38,12 @@ def _fewest_ranks(answer):
                 given = int(number)
             if given != _fewest(parameters, stage, card):
                 _explain_ranks(given, parameters, stage, card)
+    parameters, card = CARDS[0]
+    needed = ", ".join(str(_fewest(parameters, stage, card)) for stage in STAGES)
+    return (
+        f"All {len(CARDS) * len(STAGES)} numbers are the smallest that fit. {parameters / 1e9:g} billion parameters on "
+        f"cards of {card / 1e9:g} GB need, at stages 0 to 3: {needed}."
+    )
 
 
 def _explain_ranks(given, parameters, stage, card):
