@@ -14,7 +14,7 @@ class LabTable:
     def _repr_mimebundle_(self, **_):
         plain = self._drawn("simple")
         page = self._drawn("html").replace("<table>", '<table class="table">', 1)
-        page = f'<div class="lab-table" style="overflow-x: auto">{page}</div>'
+        page = f'<div class="lab-table" tabindex="0" style="overflow-x: auto">{page}</div>'
         return {
             "text/html": f"<p>{html.escape(self.caption)}</p>{page}" if self.caption else page,
             "text/plain": f"{self.caption}\n{plain}".strip(),

@@ -90,6 +90,7 @@ UNSEEN = """() => [...document.querySelectorAll("article *")].filter((element) =
   if (!text && element.localName !== "svg") return false;
   const meant = "script, style, title, desc, .headerlink, .sd-stretched-link, details:not([open]) > :not(summary)";
   if (element.closest(meant)) return false;
+  if (innerWidth < 600 && element.closest(".labs-table tr > :nth-child(2)")) return false;  // each lab's page says it
   if (element.matches("details:not([open]) > summary > .expanded")) return false;  // what an open one says
   const picture = element.closest(".lab-figure-wide, .lab-figure-narrow");
   if (picture && !picture.checkVisibility()) return false;

@@ -26,7 +26,7 @@ def test_start_ranks_says_it_once_and_goes_on(monkeypatch, capsys):
     from labsupport.ranks import notebook as cluster
 
     monkeypatch.setattr(versions, "version", lambda name: "9.9.1")
-    monkeypatch.setattr(cluster, "Ranks", lambda count, accelerator: f"{count} ranks up")
+    monkeypatch.setattr(cluster, "Ranks", lambda count, accelerator, on_tick: f"{count} ranks up")
     monkeypatch.setattr(cluster, "_current", None)
     versions.say_what_is_untried.cache_clear()
     cluster.start_ranks(2, "cpu")

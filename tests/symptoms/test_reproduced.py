@@ -538,5 +538,5 @@ def test_stuck_ranks_sentences():
     """tests/ranks makes them; here it is only compared that they are still the ones."""
     source = "".join((ROOT / "labsupport" / "ranks" / name).read_text() for name in ("notebook.py", "output.py"))
     source += (ROOT / "labsupport" / "launch" / "stacks.py").read_text()
-    for words in ("while the others waited for it", "The ranks wait for each other for ever"):
+    for words in ("while the others waited", "The ranks wait for each other for ever"):
         assert words in source and words in SYMPTOMS["hang"].text
