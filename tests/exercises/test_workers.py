@@ -183,7 +183,7 @@ def test_check_shows_text_in_a_terminal_and_counts(tmp_path, monkeypatch, capsys
     check("01-batch", GOOD_BATCH)
     exercises.show_progress("01_config")
     out = capsys.readouterr().out
-    assert "[01-batch: passed] Right:" in out and "[x] 01-batch" in out and "DEEPSPEED_COURSE_PROGRESS" in out
+    assert "[01-batch: passed] Right. " in out and "[x] 01-batch" in out and "DEEPSPEED_COURSE_PROGRESS" in out
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, None])

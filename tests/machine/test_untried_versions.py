@@ -37,5 +37,7 @@ def test_start_ranks_says_it_once_and_goes_on(monkeypatch, capsys):
         True,
         False,
         False,
+        False,
+        False,
     ]
     versions.say_what_is_untried.cache_clear()
