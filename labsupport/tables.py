@@ -21,14 +21,16 @@ class LabTable:
         }
 
     def _drawn(self, form):
-        align = ["left", *["right"] * (len(self.head) - 1)]
+        columns = list(zip(*self.rows, strict=True))[1:] or [()] * (len(self.head) - 1)
+        align = ["left", *("right" if any(entry[:1].isdigit() for entry in each) else "left" for each in columns)]
         return tabulate(self.rows, self.head, form, disable_numparse=True, colalign=align)
 
 
 def table(head, rows, caption=""):
     """Return a table. head: the columns' names; rows: a list of lists, the first entry of each a label.
 
-    A float is shown with two digits after the point, everything else as str() writes it.
+    A float is shown with two digits after the point, everything else as str() writes it; a column with numbers is
+    set to the right, one of words to the left.
     """
     shown = [[f"{entry:,.2f}" if isinstance(entry, float) else str(entry) for entry in row] for row in rows]
     return LabTable(list(head), shown, caption)

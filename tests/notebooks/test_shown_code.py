@@ -15,14 +15,6 @@ LABS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FOLDED = {"hide-input", "hide-cell", "solution", "exercise"}
 SHOWING_MODULES = re.compile(r"^labsupport\.(plots|tables|gpu|([a-z_]+\.)?figures)$")
 MOST = 0.15
-# Labs whose cells print more than that still, and how much at most: a number here goes down and never up.
-MOST_STILL = {
-    "01_config": 0.21,
-    "02_initialize": 0.20,
-    "05_checkpointing": 0.20,
-    "05b_faults": 0.19,
-    "07_huggingface": 0.17,
-}
 
 
 def seen_cells(notebook):
@@ -65,7 +57,7 @@ def share_that_shows(sources):
 
 @pytest.mark.parametrize("lab", LABS, ids=[lab.stem for lab in LABS])
 def test_at_most_15_of_100_lines_only_show_something(lab):
-    assert share_that_shows(seen_cells(nbformat.read(lab, 4))) <= MOST_STILL.get(lab.stem, MOST)
+    assert share_that_shows(seen_cells(nbformat.read(lab, 4))) <= MOST
 
 
 def test_the_rule_counts_prints_figures_and_loops_of_them():
