@@ -104,7 +104,11 @@ def master_bytes(shares, s):
 
 
 def optimizer_state_bytes(shares, s):
-    """Return the optimizer's states, made in its first step: Adam's momentum and variance are two."""
+    """Return the optimizer's states: Adam's momentum and variance are two.
+
+    Made in the first step; at stage 0 in 16 bits in `initialize` (runtime/fp16/unfused_optimizer.py,
+    initialize_optimizer_states).
+    """
     return shares.share * s.states * s.state_bytes
 
 

@@ -12,7 +12,7 @@ MOMENTS = ("forward", "backward", "step")
 STAGES = (0, 1, 2, 3)
 
 COLLECTIVES = ("all_reduce", "reduce_scatter", "all_gather", "reduce", "broadcast")
-SMALLEST_MESSAGE = 100  # elements; below it are the checks for overflow and for the order of the modules
+SMALLEST_MESSAGE = 100  # elements; below it is the norm of the gradients
 
 
 @functools.cache
