@@ -10,7 +10,8 @@ The program trains one, `measure` measures one, the selector shows one; a record
 from typing import NamedTuple
 
 from labsupport.config import config_precision, offload_devices, zero_stage
-from labsupport.models import Preset, preset_named
+from labsupport.models import preset_named
+from labsupport.shapes import Shape
 from labsupport.wording import ranks_in_words
 
 WARM_UP_STEPS = 2  # optimizer steps that are not counted in the speed: buffers and Adam's states come up in them
@@ -20,7 +21,7 @@ SEQUENCE_LENGTH = 64  # tokens of a sample where nothing else is said: few enoug
 class Run(NamedTuple):
     """What is trained, and on what: everything that the planner has to know of it."""
 
-    model: str | Preset  # the name of a preset, or a shape of one's own
+    model: str | Shape  # the name of a preset, or a shape of one's own
     config: dict  # a ds_config
     world_size: int
     sequence_length: int = SEQUENCE_LENGTH
@@ -30,8 +31,8 @@ class Run(NamedTuple):
 
     @property
     def shape(self):
-        """The Preset that is trained; raises ConfigError for a model that there is not."""
-        shape = self.model if isinstance(self.model, Preset) else preset_named(self.model)
+        """The Shape that is trained; raises ConfigError for a model that there is not."""
+        shape = self.model if isinstance(self.model, Shape) else preset_named(self.model)
         return shape._replace(layers=self.layers) if self.layers else shape
 
     @property
@@ -73,7 +74,7 @@ class Run(NamedTuple):
     def from_dict(cls, entry):
         """Return the Run that `as_dict` wrote; other keys of the entry are not looked at."""
         return cls(
-            model=Preset(**entry["model"]) if isinstance(entry["model"], dict) else entry["model"],
+            model=Shape(**entry["model"]) if isinstance(entry["model"], dict) else entry["model"],
             config=entry["config"],
             world_size=entry["world_size"],
             sequence_length=entry.get("sequence_length", SEQUENCE_LENGTH),

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from labsupport.errors import ConfigError
-from labsupport.models import PRESETS, Preset, build_model, count_parameters
+from labsupport.models import PRESETS, build_model, count_parameters
+from labsupport.shapes import Shape
 
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "tiny"])
@@ -30,7 +31,7 @@ def test_one_seed_one_model_and_a_new_model_knows_nothing():
     assert float(first(input_ids=tokens, labels=tokens).loss.detach()) == pytest.approx(5.55, abs=0.1), "log(256)"
 
 
-@pytest.mark.parametrize("preset", ["tiny", Preset("llama", 2, 64, 2, 64, 128)], ids=["gpt2", "llama"])
+@pytest.mark.parametrize("preset", ["tiny", Shape("llama", 2, 64, 2, 64, 128, 256)], ids=["gpt2", "llama"])
 def test_attention_is_causal_without_a_mask_so_that_a_gpu_takes_its_fused_kernels(monkeypatch, preset):
     calls, attend = [], torch.nn.functional.scaled_dot_product_attention
 

@@ -7,7 +7,8 @@ import pytest
 from labsupport.errors import ConfigError
 from labsupport.measure import agreement, walkthrough
 from labsupport.memory.planner import plan, plan_of
-from labsupport.models import PRESETS, Preset
+from labsupport.models import PRESETS
+from labsupport.shapes import Shape
 from labsupport.records import read_record
 from labsupport.runs import Run, strategy_in_words
 from labsupport.widgets.selector.runs import live_run
@@ -25,7 +26,7 @@ def test_a_recorded_run_is_read_and_written_as_it_stands():
     [
         Run("1m", CONFIG, 2),
         Run("1m", CONFIG, 2, 32, True, 7, "special"),
-        Run(Preset("llama", 2, 64, 2, 128, 256), CONFIG, 2),
+        Run(Shape("llama", 2, 64, 2, 128, 256, 256), CONFIG, 2),
     ],
 )
 def test_a_run_survives_json(run):

@@ -23,12 +23,12 @@ from labsupport.measure.blocks import (
 )
 from labsupport.measure.timeline import around_calls
 from labsupport.memory.messages import total_wire_bytes
-from labsupport.models import Preset
+from labsupport.shapes import Shape
 from labsupport.runs import Run
 from labsupport.settings import read_settings
 
 # Embedding, layers and head have 262,400 elements each (the head 128 more): a bucket of gradients is one block.
-MODEL = Preset("llama", 4, 128, 4, 256, 512, vocabulary=2050)
+MODEL = Shape("llama", 4, 128, 4, 256, 512, vocabulary=2050)
 BUCKET_SIZE = 262_600
 WARM_UP_STEPS = 3  # stage 3 records the order of the modules first, and releases by it afterwards
 CONTROL_BYTES = 8  # all-reduces up to this size agree on the gradient norm or on overflow

@@ -38,7 +38,7 @@ def activation_bytes(
 ):
     """Return the Activations of one micro-batch on one rank, in bytes.
 
-    shape: a labsupport.models.Preset; micro_batch_size in samples, sequence_length in tokens;
+    shape: a labsupport.shapes.Shape; micro_batch_size in samples, sequence_length in tokens;
     checkpointing: every layer is recomputed in the backward pass (transformers' activation_checkpointing_enable);
     reduce_bucket_size: in elements, the gradients after which `reduction` is.
     """
@@ -46,7 +46,7 @@ def activation_bytes(
     hidden = tokens * shape.hidden_size * e
     layer = layer_bytes(shape, tokens, sequence_length, e, attention)
     working = layer_working_bytes(shape, tokens, sequence_length, e, attention)
-    last_output = 0 if shape.architecture == "llama" else hidden  # Llama's norms keep copies of their own
+    last_output = 0 if _is_llama(shape) else hidden  # Llama's norms keep copies of their own
     kept_layers = shape.layers * (hidden + RNG_STATE_BYTES if checkpointing else layer)
     # Labels and token numbers are int64.
     first = last_output + 2 * 8 * tokens + rotary_bytes(shape, sequence_length, e)
@@ -69,6 +69,10 @@ def activation_bytes(
     )
 
 
+def _is_llama(shape):
+    return shape.architecture != "gpt2"
+
+
 def layer_bytes(shape, tokens, sequence_length, e, attention):
     """Return what one layer keeps.
 
@@ -78,10 +82,10 @@ def layer_bytes(shape, tokens, sequence_length, e, attention):
     their product.
     """
     h, f = shape.hidden_size, shape.mlp_size
-    if shape.architecture == "gpt2":
+    if not _is_llama(shape):
         inside = tokens * e * (8 * h + 2 * f) + 4 * e * tokens
     else:
-        inside = tokens * (2 * (4 * h + 2 * e * h + 4) + 4 * e * h + 4 * e * f)
+        inside = tokens * (2 * (4 * h + 2 * e * h + 4) + 2 * e * (shape.query_size + shape.key_value_size) + 4 * e * f)
     return inside + attention_bytes(shape, tokens, sequence_length, e, attention)
 
 
@@ -93,13 +97,13 @@ def attention_bytes(shape, tokens, sequence_length, e, attention):
     heads = tokens * shape.attention_heads
     if attention == "sdpa":
         return 4 * heads
-    cast = 4 if shape.architecture == "llama" and e < 4 else 0
+    cast = 4 if _is_llama(shape) and e < 4 else 0
     return heads * sequence_length * (e + cast)
 
 
 def rotary_bytes(shape, sequence_length, e):
     """Return Llama's cosines and sines, one row a position, shared by all layers; GPT-2 has none."""
-    return 2 * sequence_length * shape.hidden_size // shape.attention_heads * e if shape.architecture == "llama" else 0
+    return 2 * sequence_length * shape.query_size // shape.attention_heads * e if _is_llama(shape) else 0
 
 
 def layer_working_bytes(shape, tokens, sequence_length, e, attention):
@@ -110,11 +114,11 @@ def layer_working_bytes(shape, tokens, sequence_length, e, attention):
     With eager attention, two score-sized gradients, when the MLP's tensors are gone.
     """
     h, f = shape.hidden_size, shape.mlp_size
-    wide, kept = (tokens * e * (f - h), 2) if shape.architecture == "gpt2" else (tokens * e * 2 * f, 4)
+    wide, kept = (tokens * e * (f - h), 2) if not _is_llama(shape) else (tokens * e * 2 * f, 4)
     in_mlp = wide + h * f * e
     if attention == "sdpa":
         return in_mlp
-    score = 4 if shape.architecture == "llama" else e
+    score = 4 if _is_llama(shape) else e
     scores = 2 * score * tokens * shape.attention_heads * sequence_length
     return max(in_mlp, scores - kept * tokens * e * f)
 
@@ -122,12 +126,12 @@ def layer_working_bytes(shape, tokens, sequence_length, e, attention):
 def final_norm_bytes(shape, tokens, e):
     """Return what the norm after the last layer keeps: its output; Llama's, an fp32 copy and two more."""
     h = shape.hidden_size
-    return tokens * e * (h + 2) if shape.architecture == "gpt2" else tokens * (4 * h + 2 * e * h + 4)
+    return tokens * e * (h + 2) if not _is_llama(shape) else tokens * (4 * h + 2 * e * h + 4)
 
 
 def final_norm_working_bytes(shape, tokens):
     """Return what Llama's last RMS norm needs in its backward pass: its fp32 input and five fp32 gradients."""
-    return 0 if shape.architecture == "gpt2" else tokens * shape.hidden_size * 4 * 6
+    return 0 if not _is_llama(shape) else tokens * shape.hidden_size * 4 * 6
 
 
 def loss_bytes(shape, tokens):

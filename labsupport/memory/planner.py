@@ -19,7 +19,8 @@ from labsupport.memory.moments import (
     DEVICES,
     moments_of,
 )
-from labsupport.models import Preset, preset_named
+from labsupport.models import preset_named
+from labsupport.shapes import Shape
 from labsupport.settings import STATES_OF, Settings, nvme_buffer_bytes, read_settings
 
 
@@ -78,7 +79,7 @@ def plan(
 ):
     """Predict what rank 0 holds when DeepSpeed 0.19.8 trains `model` with `config`; return a Plan.
 
-    model: a preset's name, a labsupport.models.Preset, or a number of parameters, which has no activations
+    model: a preset's name, a labsupport.shapes.Shape, or a number of parameters, which has no activations
     and no small tensors. config: a ds_config dict; or leave it out and name what matters, as keywords of
     `choices_config`. sequence_length: tokens, by default the model's longest. accelerator: "cuda" (fused
     optimizer, NCCL) or "cpu" (PyTorch's Adam, gloo). Raises ConfigError for what DeepSpeed would refuse or
@@ -89,7 +90,7 @@ def plan(
     for name, value, known in (("attention", attention, ATTENTIONS), ("accelerator", accelerator, tuple(DEVICES))):
         if value not in known:
             raise ConfigError(f"{name} is {value!r}: choose {' or '.join(map(repr, known))}.")
-    shape = preset_named(model) if isinstance(model, str) else model if isinstance(model, Preset) else None
+    shape = preset_named(model) if isinstance(model, str) else model if isinstance(model, Shape) else None
     if shape is None:
         require_number("parameters", model, at_least=1)
     if config is None:
@@ -107,7 +108,7 @@ def plan(
         if tokens > shape.longest_sequence:
             raise ConfigError(
                 f"sequence_length is {tokens}: this model reads at most {shape.longest_sequence} tokens; give fewer, "
-                "or a Preset with a longer longest_sequence."
+                "or a Shape with a longer longest_sequence."
             )
         activations = activation_bytes(
             shape,

@@ -15,7 +15,8 @@ from labsupport.memory.moments import MOMENTS
 from labsupport.memory.paper import model_state_bytes
 from labsupport.memory.planner import plan
 from labsupport.memory.room import ALLOWANCE_BYTES, fits, largest_model, smallest_world_size
-from labsupport.models import PRESETS, Preset
+from labsupport.models import PRESETS
+from labsupport.shapes import Shape
 from labsupport.wording import gigabytes
 
 CHOICES = {
@@ -127,7 +128,7 @@ def _model(options):
     layers, hidden, heads, vocabulary = shape
     if hidden % heads:
         raise ConfigError(f"--hidden-size {hidden} does not divide by --heads {heads}: give a multiple.")
-    return Preset("gpt2", layers, hidden, heads, options.sequence_length or 1024, 4 * hidden, vocabulary)
+    return Shape("gpt2", layers, hidden, heads, options.sequence_length or 1024, 4 * hidden, vocabulary)
 
 
 def _arguments(options):

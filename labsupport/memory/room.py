@@ -42,7 +42,7 @@ def fits(planned, card_name):
 def largest_model(card_name, model=None, **arguments):
     """Return the Plan of the largest model that fits on every such card, or None where none does.
 
-    model: a preset or Preset, which is given as many layers as fit; without it, a bare number of parameters,
+    model: a preset or Shape, which is given as many layers as fit; without it, a bare number of parameters,
     model states and buffers alone. arguments: those of `plan`.
     """
 

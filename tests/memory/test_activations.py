@@ -5,13 +5,14 @@ import torch
 
 from labsupport.measure import timeline
 from labsupport.memory.activations import activation_bytes
-from labsupport.models import Preset, build_model
+from labsupport.models import build_model
+from labsupport.shapes import Shape
 
 SAMPLES, TOKENS = 2, 512
 SHAPES = {
-    "gpt2": Preset("gpt2", 2, 64, 2, TOKENS, 256, 8),
-    "gpt2 with many words": Preset("gpt2", 2, 64, 2, TOKENS, 256, 640),
-    "llama": Preset("llama", 3, 64, 2, TOKENS, 176, 8),
+    "gpt2": Shape("gpt2", 2, 64, 2, TOKENS, 256, 8),
+    "gpt2 with many words": Shape("gpt2", 2, 64, 2, TOKENS, 256, 640),
+    "llama": Shape("llama", 3, 64, 2, TOKENS, 176, 8),
 }
 
 

@@ -10,7 +10,8 @@ from labsupport.memory.paper import model_state_bytes, model_state_parts
 from labsupport.memory.planner import plan
 from labsupport.memory.report import main
 from labsupport.memory.room import ALLOWANCE_BYTES, fits, largest_model, smallest_world_size
-from labsupport.models import PRESETS, Preset
+from labsupport.models import PRESETS
+from labsupport.shapes import Shape
 
 # Rajbhandari et al. 2020, figure 1: 7.5 billion parameters on 64 ranks, in GB of 1e9 bytes, as printed there.
 PAPER_FIGURE_1 = {0: 120, 1: 31.4, 2: 16.6, 3: 1.9}
@@ -236,7 +237,7 @@ def test_the_command_line_reads_a_config_and_a_shape(capsys, tmp_path):
     shape = "--layers 2 --hidden-size 64 --heads 2 --vocabulary 256 --sequence-length 128"
     assert main(f"{shape} --config {path} --world-size 8 --json".split()) == 0
     printed = json.loads(capsys.readouterr().out)
-    expected = plan(Preset("gpt2", 2, 64, 2, 128, 256), config, world_size=8)
+    expected = plan(Shape("gpt2", 2, 64, 2, 128, 256, 256), config, world_size=8)
     assert printed["predicted_bytes"] == expected.moments and printed["settings"]["stage"] == 1
 
 

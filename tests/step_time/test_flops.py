@@ -5,12 +5,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from labsupport.errors import ConfigError
-from labsupport.models import PRESETS, Preset, build_model
+from labsupport.models import PRESETS, build_model
+from labsupport.shapes import Shape
 from labsupport.step_time.flops import flops_per_token, main, measured_matmul_flops, utilisation
 
 
 @pytest.mark.parametrize(
-    "shape", [Preset("gpt2", 3, 256, 4, 64, 1024), Preset("llama", 3, 256, 4, 64, 688)], ids=["gpt2", "llama"]
+    "shape", [Shape("gpt2", 3, 256, 4, 64, 1024, 256), Shape("llama", 3, 256, 4, 64, 688, 256)], ids=["gpt2", "llama"]
 )
 def test_the_count_is_that_of_pytorchs_counter(shape):
     model = build_model(shape)
