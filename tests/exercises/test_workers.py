@@ -283,17 +283,16 @@ def test_a_process_that_an_answer_detaches_ends_with_its_workers():
     assert not [p for p in psutil.process_iter(["cmdline"]) if "detached" in (p.info["cmdline"] or ())]
 
 
-def left_out(engine, batch):
-    import torch
-
-    loss = engine(**batch).loss
-    engine.backward(loss)
-    if torch.distributed.get_rank() == 0:
-        engine.step()
-    return loss.item()
-
-
 def test_a_collective_that_a_rank_leaves_out_is_said_where_gloo_aborts_the_ranks():
+    def left_out(engine, batch):
+        import torch
+
+        loss = engine(**batch).loss
+        engine.backward(loss)
+        if torch.distributed.get_rank() == 0:
+            engine.step()
+        return loss.item()
+
     verdict = verify(TOGETHER, left_out)
     assert verdict.kind == "gone" and "Usually one rank left out a collective" in verdict.message
 
