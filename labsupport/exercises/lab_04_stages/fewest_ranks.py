@@ -59,7 +59,7 @@ def _explain_ranks(given, parameters, stage, card):
     held = f"{math.ceil(paper_bytes(parameters, stage, given)):,}"
     if stage < 3 and given == math.ceil(Fraction(16 * parameters, card)):
         raise Mistaken("divided the total", **case, held=held)
-    raise Mistaken("does not fit", **case, held=held)
+    raise Mistaken("does not fit" if given == expected - 1 else "too few", **case, held=held)
 
 
 MISTAKES = {
@@ -71,6 +71,11 @@ MISTAKES = {
     "does not fit": Mistake(
         "Stage {stage}, {parameters} parameters: on {given} ranks each holds {held} bytes, and the card gives "
         "{card}. A part of a rank does not exist, so the division is rounded up."
+    ),
+    "too few": Mistake(
+        "Stage {stage}, {parameters} parameters: on {given} ranks each holds {held} bytes, and the card gives "
+        "{card}. Usually a kind of model state is left out, or the search ends too early.",
+        "2 + 2 + 12 bytes a parameter: which of them do you count?",
     ),
     "fits on fewer": Mistake(
         "Stage {stage}, {parameters} parameters, {card} bytes: {given} ranks are enough, and fewer are too. "

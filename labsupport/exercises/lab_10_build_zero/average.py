@@ -48,6 +48,7 @@ def _in_this_world(answer, by_deepspeed):
             parameter.grad = None if gradient is None else gradient.clone()
         counted = watch.call(answer, parameters, samples[rank])
         cases.append(_distances([p.grad for p in parameters], theirs, samples[:ranks], rank))
+        cases[-1]["moved"] = farthest(parameters, first_weights(SHAPES, seed))
         if seed == 0:
             sent, wire = counted.sent, counted.wire_bytes()
             given = [torch.zeros(SHAPES[0]) if p.grad is None else p.grad for p in parameters]
@@ -91,6 +92,8 @@ def _distances(given, theirs, samples, rank):
 def _judge(facts, samples, missing):
     ranks, said = len(samples), " and ".join(map(str, samples))
     if all(fact["right"] < 1e-5 and not fact["lacking"] for fact in facts):
+        if any(fact["moved"] for fact in facts):
+            raise Mistaken("weights moved", moved=f"{max(fact['moved'] for fact in facts):.2g}")
         return
     worst = max(fact["right"] for fact in facts)
     values = {"ranks": ranks_in_words(ranks), "samples": said, "apart": f"{worst:.2g}"}
@@ -148,6 +151,10 @@ MISTAKES = {
     "sends more": Mistake(
         "The gradients are right, and on {ranks} each rank sends {wire} bytes ({sent}); one all-reduce of the "
         "gradients sends {least}. Usually every rank hands its whole gradients to every other.",
+    ),
+    "weights moved": Mistake(
+        "The gradients are right, and a weight has moved by {moved}. Your function stands before the step, which the "
+        "optimizer makes afterwards: with both, each update would be made twice."
     ),
     "another": Mistake(
         "With {samples} samples on {ranks} a gradient is {apart} off that of plain PyTorch on all samples.",

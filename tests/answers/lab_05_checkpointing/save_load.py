@@ -36,6 +36,16 @@ def load(engine, folder):
 """
         ),
         _pair(
+            load="""import os
+
+def load(engine, folder):
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(folder)
+    tags = sorted(tag for tag in os.listdir(folder) if os.path.isdir(f"{folder}/{tag}"))
+    return engine.load_checkpoint(folder, tag=tags[-1])[1]["batches_read"]
+"""
+        ),
+        _pair(
             """import os
 
 def save(engine, folder, batches_read):

@@ -47,6 +47,7 @@ def average_gradients(parameters, samples):
         dist.all_gather_object(told, (samples, torch.zeros_like(p) if p.grad is None else p.grad))
         p.grad = sum(count * g for count, g in told) / sum(count for count, _ in told)""",
     ),
+    "weights moved": (_each(ZEROS, "p.grad *= samples / total", "dist.all_reduce(p.grad)", "p.data -= 0.1 * p.grad"),),
     "another": (_each(ZEROS, "dist.all_reduce(p.grad)", "p.grad *= samples / total"),),
     "not everywhere": (
         """
