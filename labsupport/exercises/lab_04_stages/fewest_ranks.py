@@ -14,6 +14,7 @@ CARDS = (  # parameters, bytes that a card gives to model states
     (1_300_000_000, 24_000_000_000),
     (8_000_000_000, 16_000_000_000),  # stage 2 would need exactly all of it, and no end of ranks
     (3_000_000_000, 12_000_000_000),  # the same for stage 1; stage 3 fits four ranks to the byte
+    (1_000_000_000, 16_000_000_000),  # stage 0 fills the card to the last byte
     (1_000_000_000, 4_000_061_000),  # stage 1 fits, on very many ranks, and not to the byte: floats would round there
 )
 
@@ -88,7 +89,7 @@ MISTAKES = {
     "none": Mistake(
         "Stage {stage}, {parameters} parameters, {card} bytes: there is a number of ranks that is enough, and your "
         "function returns None.",
-        "Decide by what stays whole, not by how long you have searched.",
+        "Decide by what stays whole, not by how long you have searched; a card may be filled to the last byte.",
     ),
     "hangs": Mistake(
         "Your function did not end. Stages 0, 1 and 2 leave a part whole on every rank; where that part alone "

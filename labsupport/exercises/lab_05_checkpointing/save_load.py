@@ -101,7 +101,8 @@ def _judge_missing(meeting, load, engine, folder):
         happened = None if right else f"it raised {first_line(problem.error)}"
     for told in meeting.facts(happened):
         if told is not None:
-            raise Mistaken("missing folder", happened=told)
+            name = "missing tag" if told.startswith("it raised AssertionError") else "missing folder"
+            raise Mistaken(name, happened=told)
 
 
 MISTAKES = {
@@ -131,6 +132,11 @@ MISTAKES = {
         "With a folder that does not exist your load has to raise FileNotFoundError; {happened}. The engine itself "
         "raises nothing: it returns (None, None), and a script that does not look trains from random weights.",
         "Which of the two values tells that nothing was loaded?",
+    ),
+    "missing tag": Mistake(
+        "With a folder that does not exist your load has to raise FileNotFoundError; {happened}. With a tag that is "
+        "not there the engine raises an AssertionError without a word, also where the whole folder is missing.",
+        "Leave `tag` out, or look for the folder first.",
     ),
     "hangs": Mistake(
         "One rank waits for the other, and it does not come. Saving and loading are collective: every rank writes its "

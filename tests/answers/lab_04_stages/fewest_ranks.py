@@ -55,6 +55,11 @@ def fewest_ranks(parameters, stage, card_bytes):
     return ranks""",
     ),
     "none": (
+        """import math
+
+def fewest_ranks(parameters, stage, card_bytes):
+    whole = {0: 16, 1: 4, 2: 2, 3: 0}[stage] * parameters
+    return None if whole >= card_bytes else max(1, -(-(16 * parameters - whole) // (card_bytes - whole)))""",
         """def fewest_ranks(parameters, stage, card_bytes):
     whole = {0: 16, 1: 4, 2: 2, 3: 0}[stage] * parameters
     for ranks in range(1, 1025):

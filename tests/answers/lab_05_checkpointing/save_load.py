@@ -84,6 +84,13 @@ save_and_load = (save, load)""",
         _pair(load=_LOAD.replace("(folder)\n    if", "(folder, load_optimizer_states=False)\n    if")),
         _pair(load=_LOAD.replace("(folder)\n    if", "(folder, load_lr_scheduler_states=False)\n    if")),
     ),
+    "missing tag": (
+        _pair(
+            "def save(engine, folder, batches_read):\n"
+            '    engine.save_checkpoint(folder, tag="mine", client_state={"batches_read": batches_read})\n',
+            _LOAD.replace("load_checkpoint(folder)", 'load_checkpoint(folder, tag="mine")'),
+        ),
+    ),
     "missing folder": (
         _pair(load=_LOAD.replace("    if path is None:\n        raise FileNotFoundError(folder)\n", "")),
         _pair(load=_LOAD.replace("raise FileNotFoundError(folder)", "return 0")),

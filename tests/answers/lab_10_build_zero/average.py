@@ -27,6 +27,10 @@ WRONG = {
     ),
     "divided twice": (_each(ZEROS, "p.grad *= samples / total / ranks", "dist.all_reduce(p.grad)"),),
     "some ranks": (_each(ZEROS, "p.grad *= samples / total", "dist.reduce(p.grad, 0)"),),
+    "fails on None": (
+        _each("p.grad *= samples / total", "dist.all_reduce(p.grad)"),
+        _each("row = p.grad * samples / total", "dist.all_reduce(row)", "p.grad = row"),
+    ),
     "no gradient": (
         _each("if p.grad is None: continue", "p.grad *= samples / total", "dist.all_reduce(p.grad)"),
         """
