@@ -35,7 +35,7 @@ def _other_ranks(answer):
         train_steps(engine, 2, 4)
         engine.save_checkpoint(f"{folder}/run", tag="step4")  # which `latest` names from now on
         command, fragment = _parts(meeting.call(answer, f"{folder}/run", "step2", f"{folder}/universal"))
-        if any(meeting.facts(os.path.exists(f"{folder}/universal"))):
+        if any(meeting.facts(os.path.exists(f"{folder}/universal/latest_universal"))):
             raise Mistaken("runs it")
         _judge_fragment(fragment)
         _convert(meeting, command, f"{folder}/universal")
@@ -141,7 +141,7 @@ MISTAKES = {
         "well, so another converter is needed."
     ),
     "runs it": Mistake(
-        "Your function has written the target folder itself. It has to return the command; whoever calls it runs that, "
+        "Your function has converted the checkpoint itself. It has to return the command; whoever calls it runs that, "
         "once, and not on every rank."
     ),
     "more than the resume": Mistake(
