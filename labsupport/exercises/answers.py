@@ -1,5 +1,6 @@
 """What checks are written with: call the reader's function, look at a value, let DeepSpeed parse a config."""
 
+import copy
 import dis
 import functools
 import itertools
@@ -33,6 +34,15 @@ def call(function, *arguments, **named):
         raise Unusable(_raised(function, error), error) from error
     if is_stub(result):
         raise NotAttempted
+    return result
+
+
+def call_unchanged(function, *arguments):
+    """Call the reader's function as `call` does; raises Unusable too where it changes a list that it is given."""
+    before = copy.deepcopy(arguments)
+    result = call(function, *arguments)
+    if arguments != before:
+        raise Unusable("The function changes the list that it is given: let it work on a copy.")
     return result
 
 
@@ -99,6 +109,11 @@ def require_number(value, what):
 def is_number(value):
     """Return whether `value` is a real number of any kind: Python's, numpy's, a Fraction; True and False are not."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_integer(value):
+    """Return whether `value` is an integer of any kind, Python's or numpy's; True is none, and neither is 2.0."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def parsed_by_deepspeed(config, world_size=1):
@@ -174,7 +189,12 @@ def made_optimizer(config):
     config = {key: value for key, value in require_dict(config, "The config").items() if key not in left_out}
     optimizer = config.get("optimizer")
     if isinstance(optimizer, dict) and str(optimizer.get("type", "")).lower() in ("adam", "adamw"):
-        config["optimizer"] = {**optimizer, "params": {**(optimizer.get("params") or {}), "torch_adam": True}}
+        params = {
+            "weight_decay": 0.0,
+            **(optimizer.get("params") or {}),
+            "torch_adam": True,
+        }  # 0.0: DeepSpeed's default
+        config["optimizer"] = {**optimizer, "params": params}
     made = _trained_once(json.dumps(config, sort_keys=True))
     if isinstance(made, Exception):
         raise Unusable(f"DeepSpeed cannot train with this config: {first_line(made)}.", made) from made

@@ -1,6 +1,9 @@
 """Whether an answer is right: the verdict of the checking processes, which are started once and kept."""
 
 import atexit
+import contextlib
+import sys
+from pathlib import Path
 
 from labsupport.errors import TrainingError
 from labsupport.exercises.answers import describe, is_stub
@@ -23,7 +26,8 @@ def verify(exercise_id, answer):
     if is_stub(answer):  # told without starting anything, so that a lab full of stubs runs through at once
         return NOT_YET_ATTEMPTED
     try:
-        payload = cloudpickle.dumps(answer)
+        with _own_modules():
+            payload = cloudpickle.dumps(answer)
     except BaseException as error:  # a generator, an open file, or a function that uses the live ranks
         message = (
             f"The answer is {describe(answer)}, which cannot be handed to the checking process "
@@ -31,6 +35,22 @@ def verify(exercise_id, answer):
         )
         return Verdict(False, "unusable", message)
     return verify_pickled(exercise, payload)
+
+
+@contextlib.contextmanager
+def _own_modules():
+    """While it lasts, the reader's own modules beside the notebook travel with an answer, as they are now."""
+    import cloudpickle
+
+    own = [m for m in list(sys.modules.values()) if Path(getattr(m, "__file__", None) or "/").parent == Path.cwd()]
+    own = [module for module in own if module.__name__ != "__main__"]
+    for module in own:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in own:
+            cloudpickle.unregister_pickle_by_value(module)
 
 
 def verify_pickled(exercise, payload):

@@ -30,6 +30,15 @@ GONE = Verdict(
     "Your answer ended the process that ran it: it exits, or it crashes the interpreter.",
     "Let it come to its end without exit.",
 )
+ABORTED = Verdict(  # gloo aborts a process whose message has another size than the peer's
+    False,
+    "gone",
+    "A rank was aborted within a collective: the ranks' messages did not fit each other. Usually one rank left out a "
+    "collective that the others called, such as `engine.step` or an all-reduce, and answered their next one in its "
+    "place.",
+    "What stands under an `if` that not every rank takes?",
+)
+CAUSES = ("mistake", "gone", "unusable", "not attempted")  # which of several ranks' verdicts is the cause of the others
 
 
 class Workers:
@@ -84,18 +93,25 @@ class Workers:
                 for connection in ready:
                     rank = self._connections.index(connection)
                     reply = _received(connection)
-                    replies[rank] = Verdict(**reply) if reply else GONE
+                    replies[rank] = Verdict(**reply) if reply else self._gone(rank)
                     if not replies[rank].passed:
                         deadline = min(deadline, time.monotonic() + PEER_SECONDS)
         except OSError:  # a worker died while it was given the job
-            replies.setdefault(0, GONE)
+            replies.setdefault(0, self._gone(0))
         except BaseException:  # Ctrl-C: nothing is known about the workers any more
             self.stop()
             raise
-        wrong = sorted((reply.kind != "mistake", rank) for rank, reply in replies.items() if not reply.passed)
+        wrong = sorted((CAUSES.index(reply.kind), rank) for rank, reply in replies.items() if not reply.passed)
         if len(replies) < self.ranks or not self._are_together(replies):
             self.stop()
         return replies[wrong[0][1]] if wrong else replies[0] if len(replies) == self.ranks else None
+
+    def _gone(self, rank):
+        """The verdict on an answer that has ended its worker, by how that ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if self._processes[rank].wait(timeout=1) == -signal.SIGABRT and self.ranks > 1:
+                return ABORTED
+        return GONE
 
     def _are_together(self, replies):
         """Whether the workers can take another answer: none is gone, and none is still within the last one."""

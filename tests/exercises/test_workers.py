@@ -1,7 +1,9 @@
 """Whatever an answer is or does: a verdict in bounded time, nothing raised, and nothing left behind."""
 
 import glob
+import importlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import cloudpickle
 import psutil
 import pytest
 from answering import EXERCISES, answer_of, answers_to, cell_of, each_exercise, solution_of
@@ -18,7 +21,7 @@ from labsupport.errors import LabError
 from labsupport.exercises import check
 from labsupport.exercises.catalog import find
 from labsupport.exercises.exercise import NOT_ATTEMPTED, Verdict
-from labsupport.exercises.verify import _workers, stop_workers, verify
+from labsupport.exercises.verify import _own_modules, _workers, stop_workers, verify
 
 pytestmark = pytest.mark.slow
 
@@ -278,3 +281,30 @@ def test_a_process_that_an_answer_detaches_ends_with_its_workers():
     )
     verify(ALONE, function_of(f"{start}start_new_session=True)\n    return 0"))
     assert not [p for p in psutil.process_iter(["cmdline"]) if "detached" in (p.info["cmdline"] or ())]
+
+
+def test_a_collective_that_a_rank_leaves_out_is_said_where_gloo_aborts_the_ranks():
+    def left_out(engine, batch):
+        import torch
+
+        loss = engine(**batch).loss
+        engine.backward(loss)
+        if torch.distributed.get_rank() == 0:
+            engine.step()
+        return loss.item()
+
+    verdict = verify(TOGETHER, left_out)
+    assert verdict.kind == "gone" and "Usually one rank left out a collective" in verdict.message
+
+
+def test_a_module_beside_the_notebook_travels_with_the_answer_as_it_is_now(tmp_path, monkeypatch):
+    (tmp_path / "my_batch.py").write_text("STEPS = 2\n\n\ndef steps():\n    return STEPS\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    my_batch = importlib.import_module("my_batch")
+    my_batch.STEPS = 3
+    with _own_modules():
+        payload = cloudpickle.dumps(my_batch.steps)
+    del sys.modules["my_batch"]
+    (tmp_path / "my_batch.py").unlink()
+    assert pickle.loads(payload)() == 3

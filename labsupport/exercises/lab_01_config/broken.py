@@ -1,8 +1,18 @@
 """Exercise 01-broken: Find the four faults of a config."""
 
-from labsupport.exercises.answers import describe, parsed_by_deepspeed, require_dict
+from labsupport.exercises.answers import (
+    describe,
+    first_difference,
+    made_optimizer,
+    parsed_by_deepspeed,
+    require_dict,
+    require_whole_sizes,
+)
 from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
 from labsupport.exercises.lab_01_config.parsed import devices_of, optimizer_of, precision_of
+
+# What is judged by itself, or may differ: settings in force, as first_difference names them.
+JUDGED = ("gradient_clipping", "grad_accum_dtype", "optimizer_name", "optimizer_params", "zero_config")
 
 
 def config_to_mend():
@@ -21,6 +31,16 @@ def config_to_mend():
             "data_types": {"grad_accum_dtype": "fp32"},
         },
     }
+
+
+def _meant():
+    """Return the same config without its faults."""
+    meant = config_to_mend()
+    meant["gradient_accumulation_steps"] = 4
+    meant["gradient_clipping"] = meant.pop("gradient_cliping")
+    meant["zero_optimization"]["stage"] = 3
+    meant["data_types"] = meant["zero_optimization"].pop("data_types")
+    return meant
 
 
 def _broken(mended):
@@ -47,7 +67,11 @@ def _broken(mended):
         raise Mistaken("precision changed", got=precision_of(values))
     if values.grad_accum_dtype not in ("fp32", "float32"):
         raise Mistaken("accumulation removed", got=values.grad_accum_dtype or "the format of the model")
+    require_whole_sizes(values)
     _require_the_optimizer(values, mended)
+    found = first_difference(values, parsed_by_deepspeed(_meant(), world_size=2), ignored=JUDGED)
+    if found:
+        raise Mistaken("more changed", key=found[0], value=found[1], other=found[2])
     return (
         f"DeepSpeed reads on 2 ranks: {sizes[0]} samples an update, {sizes[1]} a pass, "
         f"{values.gradient_accumulation_steps} passes; stage 3 in bf16, gradients added up in "
@@ -60,6 +84,10 @@ def _require_the_optimizer(values, mended):
     name, rate = optimizer_of(values, mended)
     if (name, rate) != (meant["type"], meant["params"]["lr"]):
         raise Mistaken("optimizer changed", got=name, lr=rate)
+    mine, right = (made_optimizer(config).param_groups[0] for config in (mended, _meant()))
+    for key in ("betas", "eps", "weight_decay"):
+        if mine[key] != right[key]:
+            raise Mistaken("more changed", key=f"{key} of the optimizer", value=mine[key], other=right[key])
 
 
 MISTAKES = {
@@ -87,6 +115,10 @@ MISTAKES = {
     "optimizer changed": Mistake(
         "An engine with this config steps with {got} at a learning rate of {lr}. That part had no fault: "
         "AdamW at 0.0003."
+    ),
+    "more changed": Mistake(
+        "The faults are mended, and more has changed: DeepSpeed has {value} in force for {key}, and without that "
+        "{other}. That part had no fault."
     ),
     "accumulation removed": Mistake(
         "DeepSpeed reads that gradients are added up in {got}, and fp32 was meant: the wish is gone, or it is written "

@@ -3,6 +3,7 @@
 import copy
 import re
 
+from labsupport.doctor.known import known
 from labsupport.exercises.answers import parsed_by_deepspeed, require_dict, require_whole_sizes
 from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
 from labsupport.exercises.lab_03_training.engines import near, one_weight, running_engine, zero_block
@@ -28,7 +29,9 @@ def _bf16_accumulation(config):
     if values.gradient_accumulation_steps != ACCUMULATION:
         raise Mistaken("another window", steps=values.gradient_accumulation_steps)
     require_whole_sizes(values)
-    totals = [_added_up(config, small) for small in (SMALL, SMALLER)]
+    updates, totals = zip(*(_added_up(config, small) for small in (SMALL, SMALLER)), strict=True)
+    if updates[0] != 1:
+        raise Mistaken("no window", updates=updates[0])
     exact = [1 + (ACCUMULATION - 1) * small for small in (SMALL, SMALLER)]
     if all(map(near, totals, exact)):
         return (
@@ -52,14 +55,13 @@ def _bf16_accumulation(config):
 
 
 def _keys_about_gradients(config):
-    """Return the names, at the top level or in data_types, that look as if they said how gradients are added up."""
+    """Return the names unknown to DeepSpeed, at the top level or in data_types, that look like an answer."""
     names = [*config, *(config.get("data_types") or {})]
-    known = ("gradient_accumulation_steps", "gradient_clipping", "gradient_predivide_factor", "prescale_gradients")
-    return [name for name in names if name not in (*known, "data_types") and re.search("grad|accum|type", str(name))]
+    return [name for name in names if name not in known()["top_level"] and re.search("grad|accum|type", name)]
 
 
 def _added_up(config, small):
-    """Return the sum of 1 and 15 small gradients, as an engine with this config adds them up."""
+    """Return how often an engine with this config updates for 1 and 15 small gradients, and what it adds them up to."""
     from deepspeed.utils import safe_get_full_fp32_param
 
     config = copy.deepcopy(config) | {"gradient_clipping": 0.0, "zero_allow_untested_optimizer": True}
@@ -74,7 +76,7 @@ def _added_up(config, small):
             for gradient in [1.0] + [small] * (ACCUMULATION - 1):
                 engine.backward(engine(_bf16(gradient)))
                 engine.step()
-            return -ACCUMULATION * safe_get_full_fp32_param(engine.module.weight).item()
+            return engine.global_steps, -ACCUMULATION * safe_get_full_fp32_param(engine.module.weight).item()
     except Exception as error:
         raise Unusable(f"deepspeed.initialize refuses this config: {first_line(error)}", error) from error
 
@@ -111,6 +113,10 @@ MISTAKES = {
         "memory for weights; the task is to keep bf16 and change the sum alone."
     ),
     "another stage": Mistake("DeepSpeed reads stage {stage} in this config; the task is stage 2."),
+    "no window": Mistake(
+        "The engine updated the weights {updates} times for 16 micro-batches, so that no sum was kept over a window. "
+        "Usually managed_gradient_accumulation is false, and then every step updates."
+    ),
     "another window": Mistake("DeepSpeed reads {steps} accumulation steps in this config; the task is 16."),
 }
 

@@ -30,10 +30,7 @@ CLIPPING_BELIEFS = {
 
 def _clipping(answer):
     measured = {(norm, name): _measured_update(name)[norm] for name in CLIPPING for norm in NORMS}
-    said = {
-        (norm, name): require_number(call(answer, norm, _clipping_config(name)), "What your function returned")
-        for norm, name in measured
-    }
+    said = {(norm, name): _said(answer, norm, name) for norm, name in measured}
     if all_near(said.values(), measured.values()):
         of_three = {name: f"{measured[3.0, name]:g}" for name in CLIPPING}
         return (
@@ -50,6 +47,15 @@ def _clipping(answer):
     norm, name = next(case for case in measured if not near(said[case], measured[case]))
     values = {"said": f"{said[norm, name]:.4g}", "measured": f"{measured[norm, name]:.4g}"}
     raise Mistaken("another length", norm=f"{norm:g}", limit=name, **values)
+
+
+def _said(answer, norm, name):
+    config = _clipping_config(name)
+    length = require_number(call(answer, norm, config), "What your function returned")
+    before, after = (each.get("gradient_clipping", "no value") for each in (_clipping_config(name), config))
+    if before != after:
+        raise Mistaken("changes the config", before=before, after=after)
+    return length
 
 
 def _clipping_config(name):
@@ -97,6 +103,10 @@ MISTAKES = {
     ),
     "the factor": Mistake(
         "You return the factor that the gradient is multiplied by. The update is that factor times the norm."
+    ),
+    "changes the config": Mistake(
+        "The config came with {before} for gradient_clipping, and your function leaves it with {after}: whoever reads "
+        "it next reads another config. Look the value up, and leave it where it is."
     ),
     "another length": Mistake(
         "Gradient norm {norm}, gradient_clipping {limit}: you return {said}, and the engine's update is "

@@ -89,10 +89,10 @@ def _judge_losses(told, losses, accumulation):
         if all(map(all_near, told, numbers)):
             if name is None:
                 return means
-            raise Mistaken(name, mean=f"{means[0]:.3f}", said=f"{told[0][0]:.3f}", accumulation=accumulation)
-    for of_rank, mine in zip(losses, told, strict=True):  # one rank may be told the mean, and the other its own
-        if ranks > 1 and all_near(mine, of_rank):
-            raise Mistaken("own loss", mean=f"{means[0]:.3f}", said=f"{mine[0]:.3f}")
+            raise Mistaken(name, mean=f"{means[0]:.3f}", said=f"{told[0][0]:.3f}", accumulation=accumulation, rank=0)
+    for rank, mine in enumerate(told):  # one rank may be told the mean, and the other its own
+        if ranks > 1 and all_near(mine, losses[rank]):
+            raise Mistaken("own loss", mean=f"{means[0]:.3f}", said=f"{mine[0]:.3f}", rank=rank)
     rank, number = next(
         (rank, number)
         for rank, mine in enumerate(told)
@@ -101,8 +101,8 @@ def _judge_losses(told, losses, accumulation):
     )
     raise Mistaken(
         "another loss",
-        said=f"{told[rank][number]:.4g}",
-        mean=f"{means[number]:.4g}",
+        said=f"{told[rank][number]:.6g}",
+        mean=f"{means[number]:.6g}",
         rank=rank,
         number=number + 1,
         ranks=ranks_in_words(ranks),
@@ -147,7 +147,7 @@ MISTAKES = {
         "whole graph: return a Python float."
     ),
     "own loss": Mistake(
-        "Each rank returns the loss of its own micro-batch, {said} in the first one. The loss of the batch is the "
+        "Rank {rank} returns the loss of its own micro-batch, {said} in the first one. The loss of the batch is the "
         "mean over the ranks, {mean}: DeepSpeed averages gradients, and never the loss.",
         "An all-reduce adds up a number over the ranks.",
     ),

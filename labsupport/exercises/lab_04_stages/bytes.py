@@ -27,7 +27,7 @@ def _bytes(answer):
 
 
 def _know_whole_formula(given):
-    for unit in (2**30, 2**20, 1e9):
+    for unit in (2**30, 2**20, 2**10, 1e9, 1e6, 1e3):
         if all(_same(value * unit, paper_bytes(*at)) for at, value in given.items()):
             raise Mistaken("unit")
     if all(_same(value, paper_bytes(*at, optimizer_bytes=8)) for at, value in given.items()):

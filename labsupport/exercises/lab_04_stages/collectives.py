@@ -151,8 +151,8 @@ MISTAKES = {
     ),
     "the paper": Mistake(
         "The paper reduce-scatters the gradients at stage {stage}. This DeepSpeed does something else by default, "
-        "and the measurement in this section showed it.",
-        "Look up what use_multi_rank_bucket_allreduce decides.",
+        "and the recorded step above shows it; why is the subject of the next section.",
+        "Go to the backward pass of stage 1 in the picture and read what goes over the wire.",
     ),
     "gathers in the step": Mistake(
         "At stage 3 a rank keeps its own shard and nothing else. After the step nobody needs the whole parameter "

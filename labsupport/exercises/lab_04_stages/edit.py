@@ -21,8 +21,9 @@ def _edit(answer):
             _train_once(engine)
             parameter = getattr(engine.module[layer], name)
             others = [each for each in engine.module.parameters() if each is not parameter]
-            before = [_whole(each) for each in others]
+            before, was = [_whole(each) for each in others], _whole(parameter)
             _set_weight(meeting, answer, parameter, value)
+            stays_whole = parameter.numel() > 0
             now, unchanged = _whole(parameter), all(map(torch.equal, before, map(_whole, others)))
             _train_once(engine)
             after = _whole(parameter)
@@ -30,6 +31,8 @@ def _edit(answer):
         finally:
             engine.destroy()
         seen = [_share_of(now, value), _share_of(after, value), unchanged and drifted < 0.01]
+        got = None if torch.equal(now, was) else str(now.flatten()[0].item())
+        seen += [got, stays_whole, parameter.requires_grad]
         _judge_edit(meeting.facts(seen), value)
     return (
         f"A matrix and a bias of a bf16 model and a matrix of an fp32 model had the value on both ranks at once, in "
@@ -51,9 +54,14 @@ def _judge_edit(by_rank, value):
     if not all(seen[2] for seen in by_rank):
         raise Unusable("Another parameter of the model changed as well: change the one that was given.")
     if now == after == 1:
+        if any(seen[4] for seen in by_rank):
+            raise Mistaken("stays whole")
+        if not all(seen[5] for seen in by_rank):
+            raise Mistaken("frozen")
         return
     if now == after == 0:
-        raise Mistaken("lost", value=value)
+        got = by_rank[0][3]
+        raise Mistaken("lost" if got is None else "another value", value=value, got=got)
     if 0 < now < 1 or 0 < after < 1:
         raise Mistaken("one shard", value=value)
     raise Mistaken("lost in the step" if now else "not yet", value=value)
@@ -92,6 +100,16 @@ MISTAKES = {
     "lost": Mistake(
         "The weight is as it was. Outside a gather a partitioned parameter is empty, and the end of a gather "
         "throws away what was written, unless `modifier_rank` names the rank whose version counts."
+    ),
+    "another value": Mistake("After your function a gather shows {got} in the weight, and {value} was asked for."),
+    "stays whole": Mistake(
+        "The value is right, and after your function the whole parameter stays on each rank: what `all_gather` fetches "
+        "is held until somebody partitions it again.",
+        "`deepspeed.zero.GatheredParameters` lets go of it at its end.",
+    ),
+    "frozen": Mistake(
+        "The value is there, and `requires_grad` is False after your function: from now on no step trains the "
+        "parameter. For good means for the next steps to begin from, not for ever."
     ),
     "lost in the step": Mistake(
         "Right after your function every rank sees {value}, and after the next optimizer step it is gone. The step "

@@ -14,6 +14,7 @@ CARDS = (  # parameters, bytes that a card gives to model states
     (1_300_000_000, 24_000_000_000),
     (8_000_000_000, 16_000_000_000),  # stage 2 would need exactly all of it, and no end of ranks
     (3_000_000_000, 12_000_000_000),  # the same for stage 1; stage 3 fits four ranks to the byte
+    (1_000_000_000, 16_000_000_000),  # stage 0 fills the card to the last byte
     (1_000_000_000, 4_000_061_000),  # stage 1 fits, on very many ranks, and not to the byte: floats would round there
 )
 
@@ -59,7 +60,7 @@ def _explain_ranks(given, parameters, stage, card):
     held = f"{math.ceil(paper_bytes(parameters, stage, given)):,}"
     if stage < 3 and given == math.ceil(Fraction(16 * parameters, card)):
         raise Mistaken("divided the total", **case, held=held)
-    raise Mistaken("does not fit", **case, held=held)
+    raise Mistaken("does not fit" if given == expected - 1 else "too few", **case, held=held)
 
 
 MISTAKES = {
@@ -72,6 +73,11 @@ MISTAKES = {
         "Stage {stage}, {parameters} parameters: on {given} ranks each holds {held} bytes, and the card gives "
         "{card}. A part of a rank does not exist, so the division is rounded up."
     ),
+    "too few": Mistake(
+        "Stage {stage}, {parameters} parameters: on {given} ranks each holds {held} bytes, and the card gives "
+        "{card}. Usually a kind of model state is left out, or the search ends too early.",
+        "2 + 2 + 12 bytes a parameter: which of them do you count?",
+    ),
     "fits on fewer": Mistake(
         "Stage {stage}, {parameters} parameters, {card} bytes: {given} ranks are enough, and fewer are too. "
         "A rank may fill its card to the last byte, and one rank is a number of ranks as well."
@@ -83,7 +89,7 @@ MISTAKES = {
     "none": Mistake(
         "Stage {stage}, {parameters} parameters, {card} bytes: there is a number of ranks that is enough, and your "
         "function returns None.",
-        "Decide by what stays whole, not by how long you have searched.",
+        "Decide by what stays whole, not by how long you have searched; a card may be filled to the last byte.",
     ),
     "hangs": Mistake(
         "Your function did not end. Stages 0, 1 and 2 leave a part whole on every rank; where that part alone "

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from labsupport.config import merge_configs
-from labsupport.exercises.answers import call, describe, parsed_by_deepspeed, require_dict
+from labsupport.exercises.answers import call, describe, first_difference, parsed_by_deepspeed, require_dict
 from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
 from labsupport.exercises.lab_05_checkpointing.engines import (
     adam_config,
@@ -20,6 +20,7 @@ from labsupport.exercises.meeting import Meeting, world_of_one
 from labsupport.wording import first_line
 
 CONVERTER_SECONDS = 20
+OWN = ("load_universal_checkpoint", "checkpoint_config")  # what a fragment may change of the config in force
 
 
 def _other_ranks(answer):
@@ -32,7 +33,10 @@ def _other_ranks(answer):
         train_steps(engine, 0, 2)
         engine.save_checkpoint(f"{folder}/run", tag="step2")
         train_steps(engine, 2, 4)
+        engine.save_checkpoint(f"{folder}/run", tag="step4")  # which `latest` names from now on
         command, fragment = _parts(meeting.call(answer, f"{folder}/run", "step2", f"{folder}/universal"))
+        if any(meeting.facts(os.path.exists(f"{folder}/universal/latest_universal"))):
+            raise Mistaken("runs it")
         _judge_fragment(fragment)
         _convert(meeting, command, f"{folder}/universal")
         facts = meeting.facts(_resumed_alone(fragment, f"{folder}/universal", flat_weights(engine)))
@@ -54,7 +58,11 @@ def _parts(returned):
 
 
 def _judge_fragment(fragment):
-    if parsed_by_deepspeed(merge_configs(adam_config(2), fragment)).load_universal_checkpoint:
+    parsed = parsed_by_deepspeed(merge_configs(adam_config(2), fragment))
+    if parsed.load_universal_checkpoint:
+        found = first_difference(parsed, parsed_by_deepspeed(adam_config(2)), ignored=OWN)
+        if found:
+            raise Mistaken("more than the resume", key=found[0], value=found[1], other=found[2])
         return
     elsewhere = "load_universal" in str(fragment) and "load_universal" not in fragment.get("checkpoint", {})
     raise Mistaken("another place" if elsewhere else "not told")
@@ -104,7 +112,7 @@ def _judge_resumed(facts):
         if isinstance(fact, str):
             raise Unusable(f"On one rank the resume fails: {fact}")
         if not fact < 1e-5:
-            raise Unusable(f"On one rank the run goes on elsewhere: a weight is {fact:.2g} off after two steps.")
+            raise Mistaken("another checkpoint", apart=f"{fact:.2g}")
 
 
 MISTAKES = {
@@ -131,6 +139,18 @@ MISTAKES = {
     "weights only": Mistake(
         "`zero_to_fp32` writes the weights and nothing else. A resume needs Adam's states and the counters as "
         "well, so another converter is needed."
+    ),
+    "runs it": Mistake(
+        "Your function has converted the checkpoint itself. It has to return the command; whoever calls it runs that, "
+        "once, and not on every rank."
+    ),
+    "more than the resume": Mistake(
+        "The fragment also changes {key}: DeepSpeed reads {value}, and without the fragment {other}. The resume needs "
+        "the block that tells it what to load, and nothing else."
+    ),
+    "another checkpoint": Mistake(
+        "On one rank the run goes on elsewhere: a weight is {apart} off after two steps. Usually another checkpoint "
+        "than that of `tag` was converted; the file `latest` may name a later one."
     ),
     "hangs": Mistake(
         "Your function does not come back on every rank. It has to return the command, not to run it, and it needs "

@@ -35,11 +35,17 @@ def _save_best(answer):
         _judge_best(meeting.facts(seen))
         _judge_alone(meeting, answer, make, folder)
         given, named = calls[-1]  # the last epoch is one to save
+        tags = meeting.facts(str(named.get("tag", (*given, None, None)[1])))
+        if tags[0] != tags[1]:
+            raise Mistaken("own tag", first=tags[0], second=tags[1])
         really_save(*given, **named)
         meeting.facts("saved")  # rank 0 writes the file `latest` after all others have left
         loaded = engine.load_checkpoint(folder)[0]
         if None in meeting.facts(loaded):
-            raise Unusable("What your function saves cannot be loaded from the folder: save into `folder` itself.")
+            raise Unusable(
+                "After your function `engine.load_checkpoint(folder)` finds nothing: save into `folder` itself, and "
+                "let its file `latest` name the tag."
+            )
     saves = sum(sum(losses) / 2 < best for losses, best in EPOCHS)
     return (
         f"Both ranks saved in {saves} of {len(EPOCHS)} epochs and agreed on the best in all; alone one saved in 1 of 2."
@@ -72,10 +78,13 @@ def _judge_best(by_rank):
     means = [sum(losses) / 2 for losses, _ in EPOCHS]
     bests = [best for _, best in EPOCHS]
     right = [mean < best for mean, best in zip(means, bests, strict=True)]
-    saved = [[saves > 0 for saves, _ in epochs] for epochs in by_rank]
+    calls = [[saves for saves, _ in epochs] for epochs in by_rank]
+    saved = [[saves > 0 for saves in of_rank] for of_rank in calls]
     if saved[0] != saved[1]:
         alone = saved[1 - saved.index(max(saved, key=sum))].count(True) == 0
         raise Mistaken("one rank saves" if alone else "each its own", **_first_split(saved))
+    if calls[0] != calls[1]:
+        raise Mistaken("more often", **_first_split(calls))
     for epoch, (losses, best) in enumerate(EPOCHS):
         if saved[0][epoch] != right[epoch]:
             values = {"losses": f"{losses[0]} and {losses[1]}", "best": best, "mean": means[epoch]}
@@ -95,7 +104,11 @@ def _judge_best(by_rank):
 def _first_split(saved):
     epoch = next(number for number, (one, two) in enumerate(zip(*saved, strict=True)) if one != two)
     losses, best = EPOCHS[epoch]
-    return {"losses": f"{losses[0]} and {losses[1]}", "best": best, "rank": 0 if saved[0][epoch] else 1}
+    return {
+        "losses": f"{losses[0]} and {losses[1]}",
+        "best": best,
+        "rank": 0 if saved[0][epoch] > saved[1][epoch] else 1,
+    }
 
 
 MISTAKES = {
@@ -107,6 +120,14 @@ MISTAKES = {
         "With losses of {losses} and a best of {best} rank {rank} saves and the other does not. Usually each decides "
         "by its own loss; saving is collective, and the one that saves would wait for the other in vain.",
         "The ranks have to decide by one number that all of them know.",
+    ),
+    "more often": Mistake(
+        "With losses of {losses} and a best of {best} rank {rank} calls `save_checkpoint` more often than the other. "
+        "In a real run it would wait in vain at the second call: each rank writes its own part of the checkpoint."
+    ),
+    "own tag": Mistake(
+        "The ranks save under different tags, {first} and {second}: each tag's folder gets the part of one rank, and "
+        "none can be loaded. Usually the tag is made of a rank's own loss or number."
     ),
     "always": Mistake(
         "With losses of {losses} and a best of {best} nothing became better, and your function saves all the same. "
@@ -121,8 +142,8 @@ MISTAKES = {
         "the best."
     ),
     "does not save": Mistake(
-        "With losses of {losses} and a best of {best} your function does not save. The mean is {mean}, which is "
-        "below the best."
+        "With losses of {losses} and a best of {best} your function does not call `engine.save_checkpoint`. The mean "
+        "is {mean}, which is below the best."
     ),
     "own loss": Mistake(
         "With losses of {losses} and a best of {best} the ranks return different numbers. The next call would "

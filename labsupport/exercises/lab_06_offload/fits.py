@@ -8,6 +8,7 @@ from labsupport.exercises.lab_06_offload.parsed import BLOCKS, device_of
 # The machine of 06-fits, in bytes: the statement says the same in GB.
 PARAMETERS, GPUS = 7e9, 4
 CARD_BYTES, HOST_BYTES = 16e9 - 4e9, 160e9 - 28e9
+PERSISTENCE = 100_000  # DeepSpeed's default
 
 
 def _fits(config):
@@ -38,6 +39,10 @@ def _fits(config):
     name, _ = optimizer_of(parsed, config)
     if name != "AdamW":
         raise Mistaken("another training", precision=settings.precision, optimizer=name)
+    if not (parsed.optimizer_params or {}).get("fp32_optimizer_states", True):
+        raise Mistaken("another training", precision=settings.precision, optimizer="AdamW with its states in bf16")
+    if parsed.zero_config.param_persistence_threshold > PERSISTENCE:
+        raise Mistaken("kept whole", size=f"{parsed.zero_config.param_persistence_threshold:,}")
     planned = plan(PARAMETERS, config, world_size=GPUS)
     on_card, on_host = planned.place_bytes("peak", "GPU"), planned.host_bytes("at rest") * GPUS
     _judge_places(settings, on_card, on_host)
@@ -74,6 +79,10 @@ MISTAKES = {
         "At stage 3 with the optimizer on the host the planner counts {card} GB on each card, and 12 GB are free. The "
         "shares of the parameters are 4 GB of them: usually it is a bucket, or how much stage 3 may keep gathered.",
         "`plan(...)` lists what makes up the peak; compare it with a config without those keys.",
+    ),
+    "kept whole": Mistake(
+        "stage3_param_persistence_threshold {size} keeps every parameter of up to so many elements whole on each card, "
+        "up to 14 GB if all are, and 12 GB are free. The planner knows no sizes of tensors, and does not count it."
     ),
     "host too small": Mistake(
         "The cards have room, and the host has not: it holds {host} GB, and 132 GB are free. All four ranks share one "

@@ -86,7 +86,7 @@ def _judge_effect(parsed, arguments, file_access):
             raise Mistaken("a part", said=said, block=block, ratio=found.ratio)
     if device == "nvme":
         for key, value in file_access.items():
-            if parsed.aio_config[key] != value:
+            if parsed.aio_config[key] != value or type(parsed.aio_config[key]) is not int:
                 raise Mistaken("file access", key=key, read=parsed.aio_config[key], value=value)
 
 
@@ -115,8 +115,8 @@ MISTAKES = {
         "and DeepSpeed fails or writes elsewhere when it makes its files."
     ),
     "file access": Mistake(
-        "For a run with a drive DeepSpeed reads {key} {read} in its aio block, and {value} was asked for. "
-        "Without the block at the top level it takes its own values."
+        "For a run with a drive DeepSpeed reads {key} {read!r} in its aio block, and the whole number {value} was "
+        "asked for. Without the block at the top level it takes its own values."
     ),
     "not asked for": Mistake(
         "Called with {said}, the fragment makes DeepSpeed offload with {block} to {read}: this block was switched "

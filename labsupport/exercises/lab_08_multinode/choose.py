@@ -108,9 +108,9 @@ MISTAKES = {
     ),
     "slow link: DDP": Mistake(f"Slow link: {_TOO_LARGE}"),
     "slow link: FSDP2": Mistake(
-        "Slow link: FSDP2 partitions the parameters too, and keeps them so between the steps. A rank that "
-        "evaluates alone has only its part. Stage 1 splits the optimizer's states and nothing else, {split} GB of "
-        "{free}, and FSDP2 has no counterpart to it.",
+        "Slow link: at its default settings FSDP2 partitions the parameters too, and keeps them so between the steps. "
+        "A rank that evaluates alone has only its part. Stage 1 splits the optimizer's states and nothing else, "
+        "{split} GB of {free}, and FSDP2 has no counterpart to it.",
         "Which states do not fit, and which stage partitions just those?",
     ),
     "every week another size: DDP": Mistake(f"Every week another size: {_TOO_LARGE}"),

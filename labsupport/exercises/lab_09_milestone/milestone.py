@@ -41,8 +41,12 @@ def _the_module(work, source):
     """The module can be imported."""
     if isinstance(source, Path):
         if not source.is_file():
-            raise Unusable(f"There is no file {source}: give the path of your module.")
+            raise Unusable(f"There is no file {source}: give the whole path of your module, as .resolve() makes it.")
         work.folder, work.name, work.text = str(source.parent), str(source), source.read_text(encoding="utf-8")
+    elif isinstance(source, str) and source.endswith(".py") and "\n" not in source:
+        raise Unusable(
+            f"The answer is {describe(source)}: give Path({source!r}).resolve(), for the text is no program."
+        )
     elif isinstance(source, str):
         work.folder, work.name, work.text = os.getcwd(), "<your module>", source
     else:

@@ -13,7 +13,7 @@ from labsupport.exercises.lab_10_build_zero.worlds import (
     in_words,
     require_own_work,
 )
-from labsupport.wording import ranks_in_words
+from labsupport.wording import first_line, ranks_in_words
 
 SHAPES = ((25, 40),) * RANKS  # alike, so that an answer which confuses them is wrong and does not hang
 BYTES = 4 * 25 * 40 * RANKS
@@ -46,8 +46,14 @@ def _in_this_world(answer, by_deepspeed):
         theirs = [[None if missing and r == n else g for n, g in enumerate(_of(seed, r))] for r in range(ranks)]
         for parameter, gradient in zip(parameters, theirs[rank], strict=True):
             parameter.grad = None if gradient is None else gradient.clone()
-        counted = watch.call(answer, parameters, samples[rank])
+        try:
+            counted = watch.call(answer, parameters, samples[rank])
+        except Unusable as problem:
+            if isinstance(problem.error, TypeError | AttributeError) and None in theirs[rank]:
+                raise Mistaken("fails on None", said=first_line(problem.error)) from problem
+            raise
         cases.append(_distances([p.grad for p in parameters], theirs, samples[:ranks], rank))
+        cases[-1]["moved"] = farthest(parameters, first_weights(SHAPES, seed))
         if seed == 0:
             sent, wire = counted.sent, counted.wire_bytes()
             given = [torch.zeros(SHAPES[0]) if p.grad is None else p.grad for p in parameters]
@@ -91,6 +97,8 @@ def _distances(given, theirs, samples, rank):
 def _judge(facts, samples, missing):
     ranks, said = len(samples), " and ".join(map(str, samples))
     if all(fact["right"] < 1e-5 and not fact["lacking"] for fact in facts):
+        if any(fact["moved"] for fact in facts):
+            raise Mistaken("weights moved", moved=f"{max(fact['moved'] for fact in facts):.2g}")
         return
     worst = max(fact["right"] for fact in facts)
     values = {"ranks": ranks_in_words(ranks), "samples": said, "apart": f"{worst:.2g}"}
@@ -145,9 +153,17 @@ MISTAKES = {
         "it adds zeros, and it still has to answer each collective of the others.",
         "A rank that leaves one collective out answers the next one in its place.",
     ),
+    "fails on None": Mistake(
+        "Where a rank's micro-batch did not use a weight your function raises {said}: `p.grad` is None there.",
+        "What does a weight that was not used add to the sum?",
+    ),
     "sends more": Mistake(
         "The gradients are right, and on {ranks} each rank sends {wire} bytes ({sent}); one all-reduce of the "
         "gradients sends {least}. Usually every rank hands its whole gradients to every other.",
+    ),
+    "weights moved": Mistake(
+        "The gradients are right, and a weight has moved by {moved}. Your function stands before the step, which the "
+        "optimizer makes afterwards: with both, each update would be made twice."
     ),
     "another": Mistake(
         "With {samples} samples on {ranks} a gradient is {apart} off that of plain PyTorch on all samples.",

@@ -2,7 +2,7 @@
 
 import functools
 
-from labsupport.exercises.answers import call, describe
+from labsupport.exercises.answers import call_unchanged, describe, is_integer
 from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
 from labsupport.exercises.lab_10_build_zero.by_deepspeed import small_config, with_gradients
 from labsupport.exercises.lab_10_build_zero.worlds import RANKS
@@ -16,11 +16,13 @@ def _cut(answer):
     cases = [(LIVE, RANKS), ((8, 8), 2), ((8, 8), 4), ((5,), 1), ((7, 2, 9), 3), ((3,), 4), ((1, 1, 1), 8)]
     cases += [(tuple(sizes), ranks) for sizes, ranks in _drawn(20)]
     for sizes, ranks in cases:
-        given = [_parts(call(answer, list(sizes), rank, ranks), sizes) for rank in range(ranks)]
+        given = [_parts(call_unchanged(answer, list(sizes), rank, ranks), sizes) for rank in range(ranks)]
         row, expected = [part for part, _ in given], _shares(sizes, ranks)
         if row != expected:
             _explain(sizes, ranks, given, expected)
-    mine = [part for part, _ in (_parts(call(answer, list(LIVE), rank, RANKS), LIVE) for rank in range(RANKS))]
+    mine = [
+        part for part, _ in (_parts(call_unchanged(answer, list(LIVE), rank, RANKS), LIVE) for rank in range(RANKS))
+    ]
     if mine != live:
         raise Unusable("Your shares are not those of the live engine.")
     largest = max(len({number for number, _ in share if number >= 0}) for share in live)
@@ -43,17 +45,20 @@ def _parts(returned, sizes):
     if not isinstance(returned, tuple | list) or len(returned) != 2 or not isinstance(returned[0], tuple | list):
         raise Unusable(f"Your function returned {describe(returned)}: return the pair (pieces, padding).")
     pieces, padding = returned
-    if isinstance(padding, bool) or not isinstance(padding, int):
+    if not is_integer(padding):
         raise Unusable(f"The padding is {describe(padding)}: it has to be a whole number of elements.")
     share = []
     for piece in pieces:
-        if not isinstance(piece, tuple | list) or len(piece) != 3 or not all(isinstance(each, int) for each in piece):
+        if not isinstance(piece, tuple | list) or len(piece) != 3 or not all(map(is_integer, piece)):
             raise Unusable(f"One of the pieces is {describe(piece)}: each has to be (tensor, start, stop).")
-        number, start, stop = piece
+        number, start, stop = map(int, piece)
         if not 0 <= number < len(sizes):
             raise Unusable(f"A piece is of tensor {number}, and there are {len(sizes)} tensors, counted from 0.")
+        if not 0 <= start <= stop:
+            values = {"sizes": " + ".join(map(str, sizes)), "number": number, "start": start, "stop": stop}
+            raise Mistaken("no stretch", **values)
         share += [(number, element) for element in range(start, min(stop, start + 1000))]
-    return share + [(-1, -1)] * min(padding, 1000), padding
+    return share + [(-1, -1)] * min(int(padding), 1000), int(padding)
 
 
 def _shares(sizes, ranks):
@@ -118,6 +123,10 @@ MISTAKES = {
         "Sizes {sizes} on {ranks}: {lost} elements are on no rank, and {twice} are on one rank too many. Usually "
         "a tensor that reaches over a border between two ranks is given to one of them, or to neither.",
         "A tensor's piece on a rank is where the tensor's stretch of the row and the rank's stretch overlap.",
+    ),
+    "no stretch": Mistake(
+        "Sizes {sizes}: a piece of tensor {number} goes from {start} to {stop}. Usually a tensor got a piece that the "
+        "rank's stretch of the row does not reach, or a piece begins before its tensor."
     ),
     "unequal": Mistake(
         "Sizes {sizes} on {ranks}: the shares have {lengths} elements, padding counted. All have to be equally "

@@ -2,7 +2,7 @@
 
 import functools
 
-from labsupport.exercises.answers import call, describe
+from labsupport.exercises.answers import call_unchanged, describe, is_integer
 from labsupport.exercises.exercise import Exercise, Mistake, Mistaken, Unusable
 from labsupport.exercises.lab_10_build_zero.by_deepspeed import OPTIMIZERS, small_config
 from labsupport.exercises.lab_10_build_zero.worlds import RANKS
@@ -30,9 +30,9 @@ LIVE_BUDGET = 2 * (24 + 16 + 16 + 16 * 16)
 def _persistence(answer):
     meeting = Meeting()
     for sizes, budget in [*CASES, *_drawn(30)]:
-        _judge(_threshold(call(answer, list(sizes), budget)), list(sizes), budget)
+        _judge(_threshold(call_unchanged(answer, list(sizes), budget)), list(sizes), budget)
     sizes = [size for pair in zip(WIDTHS, WIDTHS[1:], strict=False) for size in (pair[0] * pair[1], pair[1])]
-    threshold = _threshold(call(answer, sizes, LIVE_BUDGET))
+    threshold = _threshold(call_unchanged(answer, sizes, LIVE_BUDGET))
     if len(set(meeting.facts(threshold))) > 1:
         raise Unusable("Your function returns another threshold on each rank.")
     held, size, messages = _measured(threshold)
@@ -57,9 +57,9 @@ def _drawn(count):
 
 
 def _threshold(value):
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not is_integer(value):
         raise Unusable(f"Your function returned {describe(value)}: the threshold is a whole number of elements.")
-    return value
+    return int(value)
 
 
 def _whole(sizes, threshold):

@@ -59,20 +59,24 @@ def _in_this_world(answer):
     share = -(-OUTPUTS // ranks)
     padded = torch.nn.functional.pad(_weight(), (0, 0, 0, share * ranks - OUTPUTS))
     shard = torch.nn.Parameter(padded[rank * share : (rank + 1) * share].clone())
-    expected = torch.zeros(share * ranks, INPUTS)
+    expected, weight = torch.zeros(share * ranks, INPUTS), _weight()
     for number in range(BACKWARDS):  # the second adds to the first, as accumulation does
+        if number:
+            shard.data.neg_()  # as a step changes it
+            weight.neg_()
         x, grad_y = _data(number, rank)
         x.requires_grad_()
         forward = watch.call(answer, x, shard, OUTPUTS, memory=True)
         y = forward.result
         _require_result(y)
         kept.append(forward.kept_bytes)
-        fact = {"y": farthest([y.detach()], [x.detach() @ _weight().T])}
+        right = x.detach() @ weight.T
+        fact = {"y": farthest([y.detach()], [right]), "old": farthest([y.detach()], [-right])}
         backward = watch.call(y.backward, grad_y)
         for r in range(ranks):
             inputs, grads = _data(number, r)
             expected[:OUTPUTS] += grads.T @ inputs / ranks
-        fact |= {"x": 1.0 if x.grad is None else farthest([x.grad], [grad_y @ _weight()])}
+        fact |= {"x": 1.0 if x.grad is None else farthest([x.grad], [grad_y @ weight])}
         passes.append(fact | _shard_distances(shard.grad, expected, x.detach(), grad_y, rank, ranks, share))
     wire = forward.wire_bytes() + backward.wire_bytes()
     # The thread of a collective may let go of the weight a moment after the answer does, and then nobody sees it freed.
@@ -103,6 +107,8 @@ def _shard_distances(given, expected, x, grad_y, rank, ranks, share):
 
 def _judge(facts, number, ranks):
     values = {"ranks": ranks_in_words(ranks), "call": ("first", "second")[number]}
+    if number and all(fact["old"] < 1e-3 for fact in facts):
+        raise Mistaken("old weight", **values)
     for name in ("y", "x"):
         apart = max(fact[name] for fact in facts)
         if apart > 1e-3:
@@ -136,6 +142,10 @@ MISTAKES = {
     "another result": Mistake(
         "On {ranks} the {call} result is {apart} off x W^T.",
         "The rows of all ranks one after the other are W, and behind its 50 rows there may be padding.",
+    ),
+    "old weight": Mistake(
+        "On {ranks} the first result is right, and the second is that of the first weight. The shard has changed in "
+        "between, as a step changes it: usually the gathered rows were kept, and no whole weight may be alive then.",
     ),
     "gradient of x": Mistake(
         "On {ranks} the result is right, and the gradient of x is {apart} off: it is grad_y W, with the whole W.",

@@ -181,8 +181,8 @@ MISTAKES = {
     ),
     "too much kept": Mistake(
         "The weights are right, and on {ranks} a rank keeps {kept} bytes between two steps. A copy of its slice and "
-        "Adam's two states of it take {allowed}. Usually the optimizer is made over more than the slice, or the whole "
-        "row is kept.",
+        "Adam's two states of it take {allowed}. Usually the optimizer is made over more than the slice, the whole row "
+        "is kept, or whole tensors were given to ranks, so that one has more than its share.",
         "What do you hand to `make_optimizer`?",
     ),
     "all reduced": Mistake(

@@ -43,6 +43,12 @@ WRONG = {
         _mended('mended["optimizer"]["params"]["adam_w_mode"] = False\nmended["optimizer"]["type"] = "Adam"'),
         _mended('mended["optimizer"]["params"] = {}'),
     ),
+    "more changed": (
+        _mended('mended["optimizer"]["params"]["weight_decay"] = 0.1'),
+        _mended('mended["optimizer"]["params"]["betas"] = [0.9, 0.95]'),
+        _mended('mended["communication_data_type"] = "fp16"'),
+        _mended('mended["bf16"]["bf16_master_weights_and_grads"] = True'),
+    ),
     "accumulation removed": (
         _mended('del mended["data_types"]'),
         _mended('mended["grad_accum_dtype"] = mended.pop("data_types")["grad_accum_dtype"]'),

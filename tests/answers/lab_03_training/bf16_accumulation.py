@@ -15,7 +15,16 @@ def _bf16_source(**more):
 FP32_SUM = {"grad_accum_dtype": "fp32"}
 
 WRONG = {
-    "the model's format": (_bf16_source(), _bf16_source(gradient_clipping=0.0)),
+    "the model's format": (
+        _bf16_source(),
+        _bf16_source(gradient_clipping=0.0),
+        _bf16_source(managed_gradient_accumulation=True),
+        _bf16_source(seq_parallel_communication_data_type="fp32"),
+    ),
+    "no window": (
+        _bf16_source(managed_gradient_accumulation=False),
+        _bf16_source(managed_gradient_accumulation=False, data_types=FP32_SUM),
+    ),
     "another format": (
         _bf16_source(data_types={"grad_accum_dtype": "bf16"}),
         _bf16_source(data_types={"grad_accum_dtype": "fp16"}),

@@ -22,6 +22,14 @@ WRONG = {
             'limit = config.get("gradient_clipping", 1.0)\n    return min(1.0, limit / gradient_norm) if limit else 1.0'
         ),
     ),
+    "changes the config": (
+        _update_norm(
+            'limit = config.pop("gradient_clipping", 1.0)\n    return min(gradient_norm, limit or float("inf"))'
+        ),
+        _update_norm(
+            'limit = config.setdefault("gradient_clipping", 1.0)\n    return min(gradient_norm, limit or float("inf"))'
+        ),
+    ),
     "another length": (
         _update_norm('return gradient_norm / max(1.0, config.get("gradient_clipping", 1.0))'),
         _update_norm(

@@ -30,6 +30,7 @@ WRONG = {
         ),
     ),
     "another loss": (
+        _step(*RIGHT_CALLS, "loss = loss.detach().bfloat16().float()"),
         _step(*RIGHT_CALLS, *REDUCED, "return mean.item() / 2"),
         _step(*RIGHT_CALLS, "loss = engine(**batch).loss"),
         _step(
@@ -55,6 +56,7 @@ WRONG = {
     "own loss": (
         _step(*RIGHT_CALLS, "return loss.item()"),
         _step(*RIGHT_CALLS, *REDUCED, "return loss.item()"),
+        _step(*RIGHT_CALLS, "torch.distributed.broadcast(loss.detach(), 0)", "return loss.item()"),
     ),
     "sum over ranks": (_step(*RIGHT_CALLS, *REDUCED, "return mean.item()"),),
     "loss divided": (_step("loss = engine.backward(loss)", "engine.step()"),),

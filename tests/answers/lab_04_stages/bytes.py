@@ -34,6 +34,9 @@ WRONG = {
         """def bytes_on_a_rank(parameters, stage, world_size):
     whole = {0: 16, 1: 4, 2: 2, 3: 0}[stage]
     return parameters * (whole + (16 - whole) / world_size) / 2**30""",
+        """def bytes_on_a_rank(parameters, stage, world_size):
+    whole = {0: 16, 1: 4, 2: 2, 3: 0}[stage]
+    return parameters * (whole + (16 - whole) / world_size) / 1e6""",
     ),
     "another number": (
         """def bytes_on_a_rank(parameters, stage, world_size):

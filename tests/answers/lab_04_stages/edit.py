@@ -1,5 +1,18 @@
 """Exercise 04-edit: answers that are known to be wrong, by their mistake, and right ones."""
 
+
+def _set(before="pass", after="pass"):
+    """Return the source of a right answer with a line before it and one after it."""
+    return f"""import torch
+from deepspeed.utils import safe_set_full_fp32_param
+
+def set_weight(parameter, value):
+    {before}
+    safe_set_full_fp32_param(parameter, torch.full(tuple(parameter.ds_shape), float(value)))
+    parameter.ds_tensor.data.fill_(value)
+    {after}"""
+
+
 WRONG = {
     "lost": (
         "def set_weight(parameter, value):\n    parameter.data.fill_(value)",
@@ -14,6 +27,17 @@ def set_weight(parameter, value):
     with torch.no_grad():
         parameter.copy_(torch.full_like(parameter, value))""",
     ),
+    "another value": (_set("value = int(value)"),),
+    "stays whole": (
+        """import torch
+from deepspeed.utils import safe_set_full_fp32_param
+
+def set_weight(parameter, value):
+    safe_set_full_fp32_param(parameter, torch.full(tuple(parameter.ds_shape), value))
+    parameter.ds_tensor.data.fill_(value)
+    parameter.all_gather()""",
+    ),
+    "frozen": (_set(after="parameter.requires_grad_(False)"),),
     "lost in the step": (
         """import deepspeed
 import torch

@@ -19,6 +19,20 @@ def fewest_ranks(parameters, stage, card_bytes):
         return None
     return max(1, (16 * parameters - whole) // (card_bytes - whole))""",
     ),
+    "too few": (
+        """def fewest_ranks(parameters, stage, card_bytes):
+    whole = {0: 12, 1: 4, 2: 2, 3: 0}[stage] * parameters
+    if stage == 0:
+        return 1 if 16 * parameters <= card_bytes else None
+    return max(1, -(-(12 * parameters - whole) // (card_bytes - whole))) if whole < card_bytes else None""",
+        """def fewest_ranks(parameters, stage, card_bytes):
+    whole = {0: 16, 1: 4, 2: 2, 3: 0}[stage] * parameters
+    if stage == 0:
+        return 1 if whole <= card_bytes else None
+    if whole >= card_bytes:
+        return None
+    return min(1024, max(1, -(-(16 * parameters - whole) // (card_bytes - whole))))""",
+    ),
     "fits on fewer": (
         """def fewest_ranks(parameters, stage, card_bytes):
     if stage == 0:
@@ -41,6 +55,11 @@ def fewest_ranks(parameters, stage, card_bytes):
     return ranks""",
     ),
     "none": (
+        """import math
+
+def fewest_ranks(parameters, stage, card_bytes):
+    whole = {0: 16, 1: 4, 2: 2, 3: 0}[stage] * parameters
+    return None if whole >= card_bytes else max(1, -(-(16 * parameters - whole) // (card_bytes - whole)))""",
         """def fewest_ranks(parameters, stage, card_bytes):
     whole = {0: 16, 1: 4, 2: 2, 3: 0}[stage] * parameters
     for ranks in range(1, 1025):

@@ -25,6 +25,23 @@ WRONG = {
         _universal(f"{_IN}, {_OUT}, {_INJECT}", '{"load_universal": True}'),
         _universal(f"{_IN}, {_OUT}, {_INJECT}", '{"zero_optimization": {"stage": 2}, "load_universal": True}'),
     ),
+    "runs it": (
+        _universal(f"{_IN}, {_OUT}, {_INJECT}").replace(
+            "    return command",
+            "    import subprocess\n    subprocess.run(command)\n    return [sys.executable, '-c', '']",
+        ),
+    ),
+    "more than the resume": (
+        _universal(f"{_IN}, {_OUT}, {_INJECT}", '{"checkpoint": {"load_universal": True}, "train_batch_size": 2}'),
+        _universal(
+            f"{_IN}, {_OUT}, {_INJECT}", '{"checkpoint": {"load_universal": True}, "zero_optimization": {"stage": 1}}'
+        ),
+    ),
+    "another checkpoint": (
+        _universal(f"{_IN.replace('{tag}', '{latest}')}, {_OUT}, {_INJECT}").replace(
+            "    command =", '    latest = open(f"{checkpoint}/latest").read().strip()\n    command ='
+        ),
+    ),
     "weights only": (
         """import sys
 

@@ -25,6 +25,18 @@ WRONG = {
         ),
     ),
     "each its own": (_best(_SAVE_BETTER.replace("mean", "loss"), head=""),),
+    "more often": (
+        _best(
+            _MEAN
+            + _SAVE_BETTER.replace(
+                "        return mean",
+                "        if torch.distributed.get_rank() == 0:\n"
+                '            engine.save_checkpoint(folder, tag="best")\n'
+                "        return mean",
+            )
+        ),
+    ),
+    "own tag": (_best(_MEAN + _SAVE_BETTER.replace("(folder)", '(folder, tag=f"loss-{loss:.2f}")')),),
     "always": (
         _best(_MEAN + "    engine.save_checkpoint(folder)\n    return min(mean, best)"),
         _best(_MEAN + "    engine.save_checkpoint(folder)\n    return mean"),
@@ -39,7 +51,15 @@ WRONG = {
             + _SAVE_BETTER
         ),
     ),
-    "does not save": (_best(_MEAN + "    return min(mean, best)"),),
+    "does not save": (
+        _best(_MEAN + "    return min(mean, best)"),
+        _best(
+            _MEAN
+            + _SAVE_BETTER.replace(
+                "engine.save_checkpoint(folder)", 'torch.save(engine.module.state_dict(), f"{folder}/best.pt")'
+            )
+        ),
+    ),
     "own loss": (_best(_MEAN + _SAVE_BETTER.replace("return mean", "return loss")),),
     "another best": (
         _best(_MEAN + _SAVE_BETTER.replace("return best", "return mean")),

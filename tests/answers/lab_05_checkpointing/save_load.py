@@ -36,6 +36,16 @@ def load(engine, folder):
 """
         ),
         _pair(
+            load="""import os
+
+def load(engine, folder):
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(folder)
+    tags = sorted(tag for tag in os.listdir(folder) if os.path.isdir(f"{folder}/{tag}"))
+    return engine.load_checkpoint(folder, tag=tags[-1])[1]["batches_read"]
+"""
+        ),
+        _pair(
             """import os
 
 def save(engine, folder, batches_read):
@@ -73,6 +83,13 @@ save_and_load = (save, load)""",
     "other training": (
         _pair(load=_LOAD.replace("(folder)\n    if", "(folder, load_optimizer_states=False)\n    if")),
         _pair(load=_LOAD.replace("(folder)\n    if", "(folder, load_lr_scheduler_states=False)\n    if")),
+    ),
+    "missing tag": (
+        _pair(
+            "def save(engine, folder, batches_read):\n"
+            '    engine.save_checkpoint(folder, tag="mine", client_state={"batches_read": batches_read})\n',
+            _LOAD.replace("load_checkpoint(folder)", 'load_checkpoint(folder, tag="mine")'),
+        ),
     ),
     "missing folder": (
         _pair(load=_LOAD.replace("    if path is None:\n        raise FileNotFoundError(folder)\n", "")),

@@ -15,6 +15,12 @@ WRONG = {
         _PLAN % '{"stage": 2, "offload_optimizer": {"device": "cpu"}}',
         _PLAN % '{"stage": 1, "offload_optimizer": {"device": "cpu"}}',
     ),
+    "kept whole": (
+        _PLAN
+        % """{
+        "stage": 3, "offload_optimizer": {"device": "cpu"}, "stage3_param_persistence_threshold": 1000000000,
+    }""",
+    ),
     "host too small": (
         _PLAN % '{"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}',
     ),
@@ -37,6 +43,9 @@ WRONG = {
         _PLAN % '{"stage": 0, "offload_optimizer": {"device": "cpu"}}',
     ),
     "another training": (
+        (_PLAN % '{"stage": 3, "offload_optimizer": {"device": "cpu"}}').replace(
+            '"params": {', '"params": {"fp32_optimizer_states": False, '
+        ),
         (_PLAN % '{"stage": 3, "offload_optimizer": {"device": "cpu"}}').replace(
             '"AdamW", "params": {', '"Adam", "params": {"adam_w_mode": False, '
         ),

@@ -66,6 +66,8 @@ WRONG = {
     wanted = {"offload_optimizer": optimizer_offload, "offload_param": param_offload}
     return {"zero_optimization": {key: block for key, value in wanted.items() if value}}"""),
         """from labsupport import create_offload_config as offload_fragment""",
+        GOOD.replace("262144", "1024**2 / 4"),
+        GOOD.replace("262144", "'262144'"),
     ),
     "not asked for": (
         _function("""

@@ -27,6 +27,10 @@ WRONG = {
     ),
     "divided twice": (_each(ZEROS, "p.grad *= samples / total / ranks", "dist.all_reduce(p.grad)"),),
     "some ranks": (_each(ZEROS, "p.grad *= samples / total", "dist.reduce(p.grad, 0)"),),
+    "fails on None": (
+        _each("p.grad *= samples / total", "dist.all_reduce(p.grad)"),
+        _each("row = p.grad * samples / total", "dist.all_reduce(row)", "p.grad = row"),
+    ),
     "no gradient": (
         _each("if p.grad is None: continue", "p.grad *= samples / total", "dist.all_reduce(p.grad)"),
         """
@@ -47,6 +51,7 @@ def average_gradients(parameters, samples):
         dist.all_gather_object(told, (samples, torch.zeros_like(p) if p.grad is None else p.grad))
         p.grad = sum(count * g for count, g in told) / sum(count for count, _ in told)""",
     ),
+    "weights moved": (_each(ZEROS, "p.grad *= samples / total", "dist.all_reduce(p.grad)", "p.data -= 0.1 * p.grad"),),
     "another": (_each(ZEROS, "dist.all_reduce(p.grad)", "p.grad *= samples / total"),),
     "not everywhere": (
         """

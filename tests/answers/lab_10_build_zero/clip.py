@@ -34,7 +34,7 @@ def clip_sharded(gradients, max_norm):
     ),
     "always": (_answer(scale="max_norm / (norm + 1e-6)"),),
     "below": (_answer(scale="min(0.5, max_norm / (norm + 1e-6))"),),
-    "untouched": (_answer(apply="g = g * scale"),),
+    "untouched": (_answer(apply="g = g * scale"), _answer(apply="g.data = g.data * scale")),
     "another scale": (_answer(scale="min(1.0, max_norm / (norm**2 + 1e-6))"),),
     "sends gradients": (
         """

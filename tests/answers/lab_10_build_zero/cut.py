@@ -34,6 +34,12 @@ def cut(sizes, rank, ranks):
 def cut(sizes, rank, ranks):
     return [(number, 0, size) for number, size in enumerate(sizes)], -sum(sizes) % (2 * ranks)""",
     ),
+    "no stretch": (
+        _row(EVEN, padding="min(share, max(0, first + share - sum(sizes)))").replace("if start < stop", "if True"),
+        _row(EVEN, padding="min(share, max(0, first + share - sum(sizes)))").replace(
+            "max(0, first - offset)", "first - offset"
+        ),
+    ),
     "unequal": (
         _row(EVEN, padding="0"),
         """
@@ -69,6 +75,17 @@ def cut(sizes, rank, ranks):
 
 RIGHT = (
     _row(EVEN),
+    # numpy's integers are integers.
+    """
+import numpy as np
+
+def cut(sizes, rank, ranks):
+    ends = np.cumsum(sizes)
+    share = -(-ends[-1] // (2 * ranks)) * 2
+    starts = np.clip(rank * share - (ends - sizes), 0, sizes)
+    stops = np.clip((rank + 1) * share - (ends - sizes), 0, sizes)
+    pieces = [(number, *both) for number, both in enumerate(zip(starts, stops)) if both[0] < both[1]]
+    return pieces, share - sum(stop - start for _, start, stop in pieces)""",
     """
 import itertools
 

@@ -53,6 +53,7 @@ WRONG = {
         _answer(again="optimizer = make_optimizer([mine])"),
         _answer(grad="-part.float() / ranks"),
     ),
+    "another gradient": (_answer(reduce="part = row([p.grad for p in parameters]).chunk(ranks)[rank] * ranks"),),
     "too much kept": (
         """
 def shard_mixed(parameters, make_optimizer):

@@ -40,6 +40,14 @@ def persistence_threshold(sizes, budget):
 
 RIGHT = (
     _answer(),
+    # numpy's integers are integers.
+    """
+import numpy as np
+
+def persistence_threshold(sizes, budget):
+    candidates = np.unique([0, *sizes])
+    whole = np.array([2 * sum(s for s in sizes if s <= t) for t in candidates])
+    return candidates[whole <= budget][-1]""",
     """
 def persistence_threshold(sizes, budget):
     candidates = [0, *sizes]

@@ -35,6 +35,15 @@ def sharded_linear(x, shard, outputs):
 
 WRONG = {
     "another result": (_answer().replace("x @ w.T", "x @ w.T * dist.get_world_size()"),),
+    "old weight": (
+        _answer()
+        .replace(
+            "    rows = torch.empty",
+            "    if hasattr(shard, 'whole'):\n        return shard.whole\n    rows = torch.empty",
+            1,
+        )
+        .replace("    return rows[:outputs]", "    shard.whole = rows[:outputs]\n    return shard.whole", 1),
+    ),
     "gradient of x": (_answer(grad_x="None"), _answer(grad_x="grad_y @ w / dist.get_world_size()")),
     "no gradient": (
         """
