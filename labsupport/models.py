@@ -7,7 +7,7 @@ most parameters sit in the layers that ZeRO partitions.
 import difflib
 
 from labsupport.errors import ConfigError
-from labsupport.shapes import Shape, config_of
+from labsupport.shapes import Shape, config_of, known_models, shape_of
 
 BYTE_VOCABULARY = 256
 PRESETS = {
@@ -21,20 +21,23 @@ PRESETS = {
 }
 
 
-def preset_named(name):
-    """Return the Shape of the preset of that name; raises ConfigError, with the nearest name, where there is none."""
-    if name not in PRESETS:
-        close = difflib.get_close_matches(str(name).lower(), PRESETS, n=1, cutoff=0.5)
-        nearest = f"did you mean {close[0]!r}? There are" if close else "choose one of"
-        raise ConfigError(f"There is no model {name!r}: {nearest} {', '.join(PRESETS)}.")
-    return PRESETS[name]
+def shape_named(name):
+    """Return the Shape of a preset or of a well-known model; raises ConfigError, with the nearest name, for another."""
+    if name in PRESETS:
+        return PRESETS[name]
+    if str(name).lower() in known_models():
+        return shape_of(name)
+    names = [*PRESETS, *known_models()]
+    close = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.5)
+    nearest = f"did you mean {close[0]!r}? There are" if close else "choose one of"
+    raise ConfigError(f"There is no model {name!r}: {nearest} {', '.join(names)}.")
 
 
 def model_config(preset):
     """Return the transformers config of a preset, by name or as a Shape; raises ConfigError for an unknown name."""
     from transformers import AutoConfig
 
-    shape = preset if isinstance(preset, Shape) else preset_named(preset)
+    shape = preset if isinstance(preset, Shape) else shape_named(preset)
     # No generation happens here, and byte 50256 does not exist: name no special tokens.
     tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, "use_cache": False}
     if shape.architecture == "gpt2":

@@ -10,7 +10,7 @@ The program trains one, `measure` measures one, the selector shows one; a record
 from typing import NamedTuple
 
 from labsupport.config import config_precision, offload_devices, zero_stage
-from labsupport.models import preset_named
+from labsupport.models import shape_named
 from labsupport.shapes import Shape
 from labsupport.wording import ranks_in_words
 
@@ -32,7 +32,7 @@ class Run(NamedTuple):
     @property
     def shape(self):
         """The Shape that is trained; raises ConfigError for a model that there is not."""
-        shape = self.model if isinstance(self.model, Shape) else preset_named(self.model)
+        shape = self.model if isinstance(self.model, Shape) else shape_named(self.model)
         return shape._replace(layers=self.layers) if self.layers else shape
 
     @property

@@ -152,11 +152,11 @@ def test_the_buffers_that_nvme_locks_are_those_of_the_planner():
     from labsupport import engine
     from labsupport.memory.model_states import shares_of
     from labsupport.memory.planner import plan
-    from labsupport.models import build_model, preset_named
+    from labsupport.models import build_model, shape_named
     from labsupport.settings import nvme_buffer_bytes, read_settings
 
     config = rank_work.fp32_config(3, offload_optimizer="nvme", offload_param="nvme") | {"train_batch_size": 12}
-    model, sizes = build_model("tiny"), preset_named("tiny").tensor_sizes
+    model, sizes = build_model("tiny"), shape_named("tiny").tensor_sizes
     for ranks in (1, 2, 3):
         share, settings = engine._share(model, ranks), read_settings(config, ranks)
         assert share == shares_of(sizes, settings).share >= sum(sizes) / ranks

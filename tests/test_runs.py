@@ -8,9 +8,9 @@ from labsupport.errors import ConfigError
 from labsupport.measure import agreement, walkthrough
 from labsupport.memory.planner import plan, plan_of
 from labsupport.models import PRESETS
-from labsupport.shapes import Shape
 from labsupport.records import read_record
 from labsupport.runs import Run, strategy_in_words
+from labsupport.shapes import Shape
 from labsupport.widgets.selector.runs import live_run
 
 CONFIG = {"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": True}, "zero_optimization": {"stage": 3}}

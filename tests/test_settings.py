@@ -4,7 +4,7 @@ import pytest
 
 from labsupport.errors import ConfigError
 from labsupport.memory.planner import plan
-from labsupport.models import preset_named
+from labsupport.models import shape_named
 from labsupport.settings import Settings, read_settings
 
 BASE = {"train_micro_batch_size_per_gpu": 4}
@@ -76,7 +76,7 @@ def test_every_optimizer_is_read_and_only_the_planner_refuses():
                 plan("tiny", config, world_size=2)
         else:
             held = plan("tiny", config, world_size=2).held("at rest")["optimizer states"]
-            assert held // (4 * preset_named("tiny").parameters) == states
+            assert held // (4 * shape_named("tiny").parameters) == states
 
 
 def test_ranks_follow_from_a_whole_triple():

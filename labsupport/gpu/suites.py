@@ -21,7 +21,7 @@ from labsupport.measure import agreement
 from labsupport.measure.agreement import small_run
 from labsupport.memory.planner import plan, plan_of
 from labsupport.memory.room import ALLOWANCE_BYTES, last_that_holds
-from labsupport.models import PRESETS, preset_named
+from labsupport.models import PRESETS, shape_named
 from labsupport.runs import Run
 
 MODELS = ("1.3b", "300m", "85m", "10m", "1m", "tiny")  # from large to small, all GPT-2
@@ -40,7 +40,7 @@ class Tier:
     def __init__(self, dry_run, ranks, model=None, memory_gib=24.0, nvme_path=None):
         self.dry_run, self.ranks, self.memory_gib = dry_run, ranks, memory_gib
         self.nvme_path = nvme_path or tempfile.gettempdir()
-        self.wanted_model = preset_named(model) and model if model else None
+        self.wanted_model = shape_named(model) and model if model else None
         self.steps, self.windows = (1, 2) if dry_run else (10, 5)
         self.environment = self.ops = None
 
@@ -113,7 +113,7 @@ class Tier:
             steps = min(steps, SLOW_STEPS)
         if "nvme" in choices.values():
             steps, windows = 1, 2  # each step writes all states to a drive that wears
-        length = 32 if self.dry_run else preset_named(name).longest_sequence
+        length = 32 if self.dry_run else shape_named(name).longest_sequence
         run = Run(name, config, ranks or self.ranks, length)
         return Cell(kind, run, **{"steps": steps, "windows": windows} | (timing or {}))
 

@@ -23,9 +23,9 @@ from labsupport.measure.blocks import (
 )
 from labsupport.measure.timeline import around_calls
 from labsupport.memory.messages import total_wire_bytes
-from labsupport.shapes import Shape
 from labsupport.runs import Run
 from labsupport.settings import read_settings
+from labsupport.shapes import Shape
 
 # Embedding, layers and head have 262,400 elements each (the head 128 more): a bucket of gradients is one block.
 MODEL = Shape("llama", 4, 128, 4, 256, 512, vocabulary=2050)

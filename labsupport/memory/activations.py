@@ -85,8 +85,17 @@ def layer_bytes(shape, tokens, sequence_length, e, attention):
     if not _is_llama(shape):
         inside = tokens * e * (8 * h + 2 * f) + 4 * e * tokens
     else:
-        inside = tokens * (2 * (4 * h + 2 * e * h + 4) + 2 * e * (shape.query_size + shape.key_value_size) + 4 * e * f)
+        heads = 2 * e * (shape.query_size + shape.key_value_size)
+        inside = tokens * (2 * (4 * h + 2 * e * h + 4) + heads + _head_norms(shape, e) + 4 * e * f)
     return inside + attention_bytes(shape, tokens, sequence_length, e, attention)
+
+
+def _head_norms(shape, e):
+    """Qwen 3's norms of query and key: an fp32 copy and the normalised form of each, and a number a head in fp32."""
+    if not shape.family.head_norms:
+        return 0
+    wide = shape.query_size + shape.key_value_size
+    return int(wide * (4 + e) + 4 * wide * shape.attention_heads // shape.query_size)
 
 
 def attention_bytes(shape, tokens, sequence_length, e, attention):

@@ -19,9 +19,9 @@ from labsupport.memory.moments import (
     DEVICES,
     moments_of,
 )
-from labsupport.models import preset_named
-from labsupport.shapes import Shape
+from labsupport.models import shape_named
 from labsupport.settings import STATES_OF, Settings, nvme_buffer_bytes, read_settings
+from labsupport.shapes import Shape
 
 
 class Plan(NamedTuple):
@@ -79,9 +79,9 @@ def plan(
 ):
     """Predict what rank 0 holds when DeepSpeed 0.19.8 trains `model` with `config`; return a Plan.
 
-    model: a preset's name, a labsupport.shapes.Shape, or a number of parameters, which has no activations
-    and no small tensors. config: a ds_config dict; or leave it out and name what matters, as keywords of
-    `choices_config`. sequence_length: tokens, by default the model's longest. accelerator: "cuda" (fused
+    model: the name of a preset or of a well-known model, a labsupport.shapes.Shape, or a number of parameters, which
+    has no activations and no small tensors. config: a ds_config dict; or leave it out and name what matters, as
+    keywords of `choices_config`. sequence_length: tokens, by default the model's longest. accelerator: "cuda" (fused
     optimizer, NCCL) or "cpu" (PyTorch's Adam, gloo). Raises ConfigError for what DeepSpeed would refuse or
     ignore, for sizes that are not positive and finite, and for an unknown model, attention or accelerator.
     """
@@ -90,7 +90,7 @@ def plan(
     for name, value, known in (("attention", attention, ATTENTIONS), ("accelerator", accelerator, tuple(DEVICES))):
         if value not in known:
             raise ConfigError(f"{name} is {value!r}: choose {' or '.join(map(repr, known))}.")
-    shape = preset_named(model) if isinstance(model, str) else model if isinstance(model, Shape) else None
+    shape = shape_named(model) if isinstance(model, str) else model if isinstance(model, Shape) else None
     if shape is None:
         require_number("parameters", model, at_least=1)
     if config is None:
@@ -110,22 +110,26 @@ def plan(
                 f"sequence_length is {tokens}: this model reads at most {shape.longest_sequence} tokens; give fewer, "
                 "or a Shape with a longer longest_sequence."
             )
-        activations = activation_bytes(
-            shape,
-            settings.micro_batch_size,
-            tokens,
-            settings.parameter_bytes,
-            attention,
-            activation_checkpointing,
-            settings.reduce_bucket_size,
-        )
+        if shape.family.counted:
+            activations = activation_bytes(
+                shape,
+                settings.micro_batch_size,
+                tokens,
+                settings.parameter_bytes,
+                attention,
+                activation_checkpointing,
+                settings.reduce_bucket_size,
+            )
+        else:
+            missing = f"the activations of {shape.architecture}"
+            settings = settings._replace(not_described=(*settings.not_described, missing))
     shares = shares_of(shape.tensor_sizes, settings) if shape else shares_of_number(int(model), settings)
     moments, phase = moments_of(shares, settings, activations, accelerator)
     collectives = predicted_collectives(
         shape.tensor_sizes if shape else [shares.parameters],
         settings,
         checkpointed_layers=shape.layers if shape and activation_checkpointing else 0,
-        tied_embedding=shape is not None and shape.architecture == "gpt2",
+        tied_embedding=shape is not None and shape.is_tied,
     )
     locked = nvme_buffer_bytes(shares.share, settings)
     return Plan(shares.parameters, settings, moments, phase, collectives, locked)

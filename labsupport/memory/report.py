@@ -14,10 +14,17 @@ from labsupport.machine.versions import TRIED
 from labsupport.memory.moments import MOMENTS
 from labsupport.memory.paper import model_state_bytes
 from labsupport.memory.planner import plan
-from labsupport.memory.room import ALLOWANCE_BYTES, fits, largest_model, smallest_world_size
-from labsupport.models import PRESETS
-from labsupport.shapes import Shape
-from labsupport.wording import gigabytes
+from labsupport.memory.room import (
+    ALLOWANCE_BYTES,
+    fits,
+    host_bytes_of_node,
+    largest_model,
+    loading_bytes_of_node,
+    smallest_world_size,
+)
+from labsupport.models import PRESETS, shape_named
+from labsupport.shapes import Shape, known_models, shape_of_file
+from labsupport.wording import gigabytes, ranks_in_words
 
 CHOICES = {
     "stage": 0,
@@ -50,7 +57,8 @@ def parse(arguments=None):
         description="Predict what each rank holds when DeepSpeed trains a model.",
     )
     add = parser.add_argument
-    add("--model", help=f"a preset: {', '.join(PRESETS)}")
+    add("--model", help=f"a preset, {', '.join(PRESETS)}, or a well-known model, {', '.join(known_models())}")
+    add("--hf-config", metavar="FILE", help="a Hugging Face config.json, or the folder that it is in")
     add("--parameters", type=number, help="how many, for example 7.5e9: model states and buffers, no activations")
     for name in SHAPE:
         add(f"--{name.replace('_', '-')}", type=whole, help="a GPT-2 of this shape; needs all four")
@@ -68,6 +76,8 @@ def parse(arguments=None):
     add("--attention", default="sdpa", help="sdpa or eager (default sdpa)")
     add("--world-size", type=whole, default=1, help="ranks (default 1)")
     add("--gpu", metavar="CARD", help="say whether it fits there, what else would, and on how many")
+    add("--gpus-per-node", type=whole, default=8, help="the ranks that share a host's memory (default 8)")
+    add("--host-memory", type=number, metavar="GB", help="with --gpu: of a node, in 1e9 bytes")
     add("--json", action="store_true", help="print JSON")
     return parser.parse_args(arguments)
 
@@ -105,19 +115,22 @@ def report(options):
     if planned.settings.not_described:
         lines.append(f"Planned without: {', '.join(planned.settings.not_described)}.")
     if options.gpu:
-        lines += ["", *_verdict(planned, options.gpu, model, arguments)]
+        lines += ["", *_verdict(planned, options, model, arguments)]
     return "\n".join(lines)
 
 
 def _model(options):
     shape = [getattr(options, name) for name in SHAPE]
-    given = [options.model is not None, options.parameters is not None, any(value is not None for value in shape)]
-    if sum(given) != 1:
+    named = [options.model, options.hf_config, options.parameters]
+    if sum(value is not None for value in named) + any(value is not None for value in shape) != 1:
         raise ConfigError(
-            "Name one model: --model PRESET, --parameters NUMBER, or --layers with the other shape flags."
+            "Name one model: --model NAME, --hf-config FILE, --parameters NUMBER, or --layers with the other shape "
+            "flags."
         )
     if options.model is not None:
-        return options.model
+        return shape_named(options.model)
+    if options.hf_config is not None:
+        return shape_of_file(options.hf_config)
     if options.parameters is not None:
         return options.parameters
     if None in shape:
@@ -180,13 +193,14 @@ def _table(planned):
     ]
 
 
-def _verdict(planned, card_name, model, arguments):
-    """Whether it fits on the card, the largest that would, and the fewest cards for this one."""
+def _verdict(planned, options, model, arguments):
+    """Whether it fits on the card and into the host, the largest that would, and the fewest cards for this one."""
+    card_name, s = options.gpu, planned.settings
     chosen = card(card_name)
-    s = planned.settings
     verdict = "Fits" if fits(planned, card_name) else "Does not fit"
     spare = f"leaving {gigabytes(ALLOWANCE_BYTES)} GB to CUDA and NCCL"
     lines = [f"{verdict}: {gigabytes(chosen.memory_bytes)} GB on each {chosen.name}, {spare}."]
+    lines += _host_verdict(planned, options.gpus_per_node, options.host_memory)
     if "config" in arguments:  # the batch of a step must not keep the number of ranks from changing
         kept = {key: value for key, value in arguments["config"].items() if key != "train_batch_size"}
         micro_batch = {"train_micro_batch_size_per_gpu": s.micro_batch_size}
@@ -205,6 +219,21 @@ def _verdict(planned, card_name, model, arguments):
         if smallest
         else "No number of such cards makes this one fit: try a higher stage, offload or a smaller micro-batch."
     )
+    return lines
+
+
+def _host_verdict(planned, gpus_per_node, host_memory):
+    """What the ranks of one node need of its memory, to load the model and to train, and whether that is there."""
+    ranks = min(planned.settings.world_size, gpus_per_node)
+    train, load = host_bytes_of_node(planned, ranks), loading_bytes_of_node(planned, ranks)
+    lines = [
+        f"The host of {ranks_in_words(ranks)} needs {gigabytes(train)} GB to train and up to {gigabytes(load)} GB while "
+        "each rank loads the whole model in its precision (zero.Init at stage 3 spares that)."
+    ]
+    if host_memory is not None:
+        for needed, doing in ((train, "train"), (load, "load")):
+            enough = "has" if needed <= host_memory * 1e9 else "does not have"
+            lines.append(f"A host of {host_memory:g} GB {enough} room to {doing} it.")
     return lines
 
 

@@ -20,7 +20,7 @@ from labsupport.machine.probes import (
     processor_computes_fp16,
 )
 from labsupport.memory.planner import plan, plan_of
-from labsupport.models import preset_named
+from labsupport.models import shape_named
 from labsupport.wording import gibibytes, ranks_in_words
 
 # A CUDA context, cuBLAS's and NCCL's own buffers: outside the allocator, so outside every plan. An allowance,
@@ -49,7 +49,7 @@ def largest_model(card_name, model=None, **arguments):
     def candidate(size):
         if model is None:
             return size
-        shape = preset_named(model) if isinstance(model, str) else model
+        shape = shape_named(model) if isinstance(model, str) else model
         return shape._replace(layers=size)
 
     size = last_that_holds(
@@ -70,6 +70,19 @@ def smallest_world_size(card_name, model, config=None, **arguments):
     if too_small(MOST_GPUS):
         return None
     return plan(model, config, world_size=last_that_holds(too_small, MOST_GPUS) + 1, **arguments)
+
+
+def host_bytes_of_node(planned, ranks):
+    """Return what `ranks` ranks on one node keep in its memory when a step peaks: offloaded states, and their libraries.
+
+    A rank's libraries are RANK_BYTES, an allowance and no prediction.
+    """
+    return ranks * (planned.host_bytes("peak") + RANK_BYTES)
+
+
+def loading_bytes_of_node(planned, ranks):
+    """Return what `ranks` ranks on one node need while each of them builds or loads the whole model by itself."""
+    return ranks * (planned.parameters * planned.settings.parameter_bytes + RANK_BYTES)
 
 
 def last_that_holds(holds, most):

@@ -18,6 +18,7 @@ class Family(NamedTuple):
     tied: bool = False
     learned_positions: bool = False
     head_size: int | None = None  # where the config.json need not say it
+    counted: bool = False  # whether memory/activations.py counts what it keeps for the backward pass
     own_layer: object = None  # a function of a Shape, for an architecture that shares nothing with a Llama
 
     def layer(self, shape):
@@ -100,13 +101,13 @@ AROUND_BOTH = (
     "post_feedforward_layernorm",
 )
 FAMILIES = {
-    "gpt2": Family(own_layer=_gpt2_layer, norm_bias=True, tied=True, learned_positions=True),
-    "llama": Family(),
-    "mistral": Family(),
-    "granite": Family(),
-    "smollm3": Family(tied=True),
-    "qwen2": Family(bias="qkv"),
-    "qwen3": Family(head_size=128, head_norms="head"),
+    "gpt2": Family(counted=True, own_layer=_gpt2_layer, norm_bias=True, tied=True, learned_positions=True),
+    "llama": Family(counted=True),
+    "mistral": Family(counted=True),
+    "granite": Family(counted=True),
+    "smollm3": Family(counted=True, tied=True),
+    "qwen2": Family(counted=True, bias="qkv"),
+    "qwen3": Family(counted=True, head_size=128, head_norms="head"),
     "olmo": Family(norms=()),
     "olmo2": Family(head_norms="row", norms=("post_attention_layernorm", "post_feedforward_layernorm")),
     "phi3": Family(fused_qkv=True, mlp="fused"),

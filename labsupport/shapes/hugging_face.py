@@ -1,10 +1,9 @@
 """A model's Shape from a Hugging Face config.json, or from the name of a well-known model. No torch, no weights.
 
-    shape_of("llama-3.1-8b").parameters            # 8,030,261,248
-    shape_of("my-model/config.json")               # a file, or the folder that it is in
+shape_of("llama-3.1-8b").parameters            # 8,030,261,248
+shape_of("my-model/config.json")               # a file, or the folder that it is in
 """
 
-import difflib
 import json
 import tomllib
 from functools import cache
@@ -36,19 +35,16 @@ def known_models():
     return tomllib.loads(Path(__file__).with_name("known.toml").read_text(encoding="utf-8"))
 
 
-def shape_of(model):
-    """Return the Shape of a well-known model, by name, or of a config.json, by the path of the file or its folder.
+def shape_of(name):
+    """Return the Shape of a well-known model; `name` is a key of `known_models`, in any case."""
+    return shape_of_config(known_models()[name.lower()], name)
 
-    Raises ConfigError in one sentence, with the nearest name, for what is neither.
-    """
-    if str(model).lower() in known_models():
-        return shape_of_config(known_models()[str(model).lower()], str(model))
-    path = Path(model)
-    file = path / "config.json" if path.is_dir() else path
+
+def shape_of_file(path):
+    """Return the Shape of a config.json, by its path or its folder's; raises ConfigError in one sentence."""
+    file = Path(path, "config.json") if Path(path).is_dir() else Path(path)
     if not file.is_file():
-        close = difflib.get_close_matches(str(model).lower(), known_models(), n=1, cutoff=0.5)
-        nearest = f"did you mean {close[0]!r}? There are" if close else "give a file, a folder, or one of"
-        raise ConfigError(f"There is no model and no config.json {str(model)!r}: {nearest} {', '.join(known_models())}.")
+        raise ConfigError(f"There is no file {file}: give a Hugging Face config.json, or the folder that it is in.")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -72,7 +68,9 @@ def shape_of_config(config, name="the config"):
         )
     for key, harmless in NOT_DESCRIBED.items():
         if config.get(key, harmless) not in (harmless, None):
-            raise ConfigError(f"{name} sets {key} to {config[key]!r}, which the planner does not describe: {IN_ITS_PLACE}.")
+            raise ConfigError(
+                f"{name} sets {key} to {config[key]!r}, which the planner does not describe: {IN_ITS_PLACE}."
+            )
     sizes = {field: _size(config, keys, name) for field, keys in NAMES.items()}
     family, heads = FAMILIES[model_type], sizes["attention_heads"]
     key_value_heads = _size(config, ("num_key_value_heads",), name, heads)
@@ -97,7 +95,9 @@ def shape_of_config(config, name="the config"):
     if shape.experts_per_token > experts:
         raise ConfigError(f"{name} sends a token to {shape.experts_per_token} of {experts} experts: give fewer.")
     if shape.parameters > MOST_PARAMETERS:
-        raise ConfigError(f"{name} would have {shape.parameters:.1e} parameters, more than {MOST_PARAMETERS:.0e}: mend its sizes.")
+        raise ConfigError(
+            f"{name} would have {shape.parameters:.1e} parameters, more than {MOST_PARAMETERS:.0e}: mend its sizes."
+        )
     return shape
 
 

@@ -12,7 +12,7 @@ import sys
 import time
 
 from labsupport.command_line import OneSentenceParser, exit_status
-from labsupport.models import preset_named
+from labsupport.models import shape_named
 
 MATRIX_SIZE = 8192  # rows and columns: large enough that a GPU's rate no longer grows
 H100_BF16_FLOPS = 989e12  # dense, NVIDIA's data sheet of the H100 and H200 SXM
@@ -27,7 +27,7 @@ def flops_per_token(model, sequence_length, recompute=False):
     or 8 P a token and the attention (Narayanan et al. 2021, equation 3, without the logits). Raises ConfigError for an
     unknown name.
     """
-    shape = preset_named(model) if isinstance(model, str) else model
+    shape = shape_named(model) if isinstance(model, str) else model
     forward = 2 * shape.parameters + 4 * sequence_length * shape.hidden_size * shape.layers
     return forward * (4 if recompute else 3)
 

@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from labsupport.errors import ConfigError
-from labsupport.models import model_config
-from labsupport.shapes import Shape, config_of, known_models, shape_of, shape_of_config
+from labsupport.models import model_config, shape_named
+from labsupport.shapes import Shape, config_of, known_models, shape_of, shape_of_config, shape_of_file
 from labsupport.shapes.families import FAMILIES
 
 EXPERTS = {"experts": 4, "experts_per_token": 2}
@@ -68,7 +68,7 @@ def test_active_parameters_leave_out_the_experts_that_a_token_does_not_visit():
 
 def test_a_file_a_folder_and_a_name_in_any_case(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config_of(SMALL["qwen3"])))
-    assert shape_of(tmp_path) == shape_of(tmp_path / "config.json")
+    assert shape_of_file(tmp_path) == shape_of_file(tmp_path / "config.json")
     assert shape_of("Llama-3.1-8B").parameters == 8_030_261_248
 
 
@@ -98,9 +98,13 @@ def test_a_config_that_cannot_be_planned_is_one_sentence(config, words):
     assert "\n" not in str(raised.value) and str(raised.value).endswith(".")
 
 
-def test_a_name_that_is_none_is_refused_with_the_nearest(tmp_path):
+def test_a_name_and_a_file_that_are_none_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'llama-3.1-8b'"):
-        shape_of("llama-3.1-9b")
+        shape_named("llama-3.1-9b")
+    with pytest.raises(ConfigError, match="There is no model '70b': .* llama-3.1-70b"):
+        shape_named("70b")
+    with pytest.raises(ConfigError, match="There is no file"):
+        shape_of_file(tmp_path / "nothing")
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="cannot be read as JSON"):
-        shape_of(tmp_path)
+        shape_of_file(tmp_path)

@@ -22,7 +22,7 @@ from labsupport.memory.messages import predicted_collectives, total_wire_bytes, 
 from labsupport.memory.moments import is_fused, resting_bytes, step_phases
 from labsupport.memory.roles import ROLES
 from labsupport.memory.room import ALLOWANCE_BYTES
-from labsupport.models import PRESETS, preset_named
+from labsupport.models import PRESETS, shape_named
 from labsupport.runs import Run
 from labsupport.settings import read_settings
 
@@ -62,7 +62,7 @@ def config_for(choice):
     tenths of that, and ten times the hidden size (transformers, integrations/deepspeed.py). train_batch_size
     is left out, and DeepSpeed infers it.
     """
-    shape, stage = preset_named(choice["model"]), choice["stage"]
+    shape, stage = shape_named(choice["model"]), choice["stage"]
     config = _checked(*(choice[axis] for axis in ("precision", *STRATEGY)))
     sizes = {
         "train_micro_batch_size_per_gpu": choice["micro_batch_size"],
@@ -100,7 +100,7 @@ def run_of(choice, sequence_length=None):
         choice["model"],
         config_for(choice),
         choice["world_size"],
-        sequence_length or preset_named(choice["model"]).longest_sequence,
+        sequence_length or shape_named(choice["model"]).longest_sequence,
         choice["checkpointing"],
     )
 
@@ -164,7 +164,7 @@ def stage_table():
 
 
 def _model(name):
-    shape = preset_named(name)
+    shape = shape_named(name)
     return {
         "parameters": shape.parameters,
         "sequence_length": shape.longest_sequence,
@@ -258,7 +258,7 @@ def _sent(shape, choice, checkpointed_layers):
                 shape.tensor_sizes,
                 read_settings(config_for(choice | {"accumulation": steps}), choice["world_size"]),
                 checkpointed_layers=checkpointed_layers,
-                tied_embedding=shape.architecture == "gpt2",
+                tied_embedding=shape.is_tied,
             ),
             choice["world_size"],
         )
