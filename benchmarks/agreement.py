@@ -2,8 +2,9 @@
 
     python benchmarks/agreement.py                 # all of them; goes on where an interrupted run stopped
     python benchmarks/agreement.py --only 3 17     # some of them, printed and not recorded
+    python benchmarks/agreement.py --record architectures      # each architecture at each stage, 5 minutes
 
-Writes labsupport/recorded/agreement.json. Until then each finished run is kept in _build/agreement.jsonl.
+Writes labsupport/recorded/agreement.json or architectures.json. Until then each finished run is kept in _build.
 """
 
 import argparse
@@ -21,18 +22,19 @@ from labsupport.ranks.notebook import Ranks
 from labsupport.records import UnfinishedRecord, record
 
 ROOT = Path(__file__).parent.parent
-UNFINISHED = ROOT / "_build" / "agreement.jsonl"
+RECORDS = {"agreement": agreement.runs, "architectures": agreement.architecture_runs}
 
 
 def main():
     """Measure what is missing, smallest number of ranks first, then record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", type=int, nargs="+", metavar="RUN", help="numbers of runs to print, not record")
+    parser.add_argument("--record", choices=tuple(RECORDS), default="agreement", help="which runs (default agreement)")
     options = parser.parse_args()
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    runs = agreement.runs()
+    runs = RECORDS[options.record]()
     wanted = options.only or range(len(runs))
-    kept = UnfinishedRecord(UNFINISHED, "cell")
+    kept = UnfinishedRecord(ROOT / "_build" / f"{options.record}.jsonl", "cell")
     missing = [number for number in wanted if options.only or kept.entry_of(runs[number].as_dict()) is None]
     started = time.monotonic()
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="run") as bar:
@@ -47,7 +49,7 @@ def main():
         return
     entries = [kept.entry_of(run.as_dict()) for run in runs]
     path = record(
-        "agreement",
+        options.record,
         command="make measure",
         config={"cells": "each cell names its own"},
         hardware=f"{describe_machine()}; ranks over gloo",

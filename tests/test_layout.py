@@ -11,8 +11,8 @@ PACKAGE = ROOT / "labsupport"
 # From the bottom to the top: a module imports from its own line or from those before it, never from a later one.
 FLOORS = [
     "wording errors cell_output arguments machine corpus palette plots tables",
-    "doctor symptoms models launch records command_line",
-    "config compare",
+    "doctor symptoms shapes launch records command_line",
+    "config compare models",
     "settings runs",
     "engine memory",
     "trainer checkpoint ranks step_time",

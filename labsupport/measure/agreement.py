@@ -8,7 +8,10 @@ from labsupport.memory.messages import times_ddp
 from labsupport.memory.moments import MOMENTS
 from labsupport.memory.planner import plan_of
 from labsupport.memory.roles import MODEL_STATES
+from labsupport.models import BYTE_VOCABULARY
 from labsupport.runs import Run
+from labsupport.shapes import Shape
+from labsupport.shapes.families import FAMILIES
 
 RESTING = MOMENTS[:3]
 STATE_TOLERANCE, PEAK_TOLERANCE = 0.03, 0.10
@@ -85,6 +88,32 @@ def runs(accelerator="cpu"):
     ]
     assert len(found) <= 80, f"{len(found)} runs are more than the 80 that one sitting measures"
     return found
+
+
+def architecture_runs():
+    """Return a Run for each architecture of labsupport.shapes at each stage, on 2 and 4 CPU ranks, in bf16 and fp32."""
+    found = []
+    for number, shape in enumerate(small_shapes().values()):
+        for stage in range(4):
+            world_size, precision = (
+                4 if (number + stage) % 3 == 0 else 2,
+                "fp32" if (number + stage) % 4 == 1 else "bf16",
+            )
+            found.append(small_run(stage, precision, world_size, shape, note=shape.architecture))
+    return found
+
+
+def small_shapes():
+    """Return {architecture: a small Shape of it}, with two query heads for a key head and four experts where it can."""
+    shapes = {}
+    for name in FAMILIES:
+        shape = Shape(name, 4, 128, 4, 256, 352, BYTE_VOCABULARY)
+        if name != "gpt2":
+            shape = shape._replace(key_value_heads=2, head_size=32)
+        if name in ("mixtral", "qwen2_moe", "qwen3_moe"):
+            shape = shape._replace(mlp_size=96, experts=4, experts_per_token=2)
+        shapes[name] = shape._replace(shared_expert_size=96) if name == "qwen2_moe" else shape
+    return shapes
 
 
 def measure(run, nvme_path=None):

@@ -86,11 +86,11 @@ def layer_bytes(shape, tokens, sequence_length, e, attention):
         inside = tokens * e * (8 * h + 2 * f) + 4 * e * tokens
     else:
         heads = 2 * e * (shape.query_size + shape.key_value_size)
-        inside = tokens * (2 * (4 * h + 2 * e * h + 4) + heads + _head_norms(shape, e) + 4 * e * f)
+        inside = tokens * (2 * (4 * h + 2 * e * h + 4) + heads + head_norm_bytes(shape, e) + 4 * e * f)
     return inside + attention_bytes(shape, tokens, sequence_length, e, attention)
 
 
-def _head_norms(shape, e):
+def head_norm_bytes(shape, e):
     """Qwen 3's norms of query and key: an fp32 copy and the normalised form of each, and a number a head in fp32."""
     if not shape.family.head_norms:
         return 0

@@ -13,6 +13,7 @@ from labsupport.arguments import require_number, require_positive_integer
 from labsupport.config import validate_config
 from labsupport.errors import ConfigError
 from labsupport.memory.activations import ATTENTIONS, NOTHING, activation_bytes
+from labsupport.memory.liger import liger_activation_bytes
 from labsupport.memory.messages import predicted_collectives, times_ddp, total_wire_bytes
 from labsupport.memory.model_states import shares_of, shares_of_number
 from labsupport.memory.moments import (
@@ -74,6 +75,7 @@ def plan(
     sequence_length=None,
     activation_checkpointing=False,
     attention="sdpa",
+    liger=False,
     accelerator="cuda",
     **choices,
 ):
@@ -81,7 +83,8 @@ def plan(
 
     model: the name of a preset or of a well-known model, a labsupport.shapes.Shape, or a number of parameters, which
     has no activations and no small tensors. config: a ds_config dict; or leave it out and name what matters, as
-    keywords of `choices_config`. sequence_length: tokens, by default the model's longest. accelerator: "cuda" (fused
+    keywords of `choices_config`. sequence_length: tokens, by default the model's longest. liger: norms, MLP and loss
+    are Liger's kernels (transformers' use_liger_kernel). accelerator: "cuda" (fused
     optimizer, NCCL) or "cpu" (PyTorch's Adam, gloo). Raises ConfigError for what DeepSpeed would refuse or
     ignore, for sizes that are not positive and finite, and for an unknown model, attention or accelerator.
     """
@@ -110,7 +113,21 @@ def plan(
                 f"sequence_length is {tokens}: this model reads at most {shape.longest_sequence} tokens; give fewer, "
                 "or a Shape with a longer longest_sequence."
             )
-        if shape.family.counted:
+        if liger:
+            if not shape.family.counted or shape.architecture == "gpt2" or attention != "sdpa":
+                raise ConfigError(
+                    f"Liger's kernels are planned for a Llama and its like with sdpa, not for {shape.architecture} "
+                    f"with {attention}: leave out liger."
+                )
+            activations = liger_activation_bytes(
+                shape,
+                settings.micro_batch_size,
+                tokens,
+                settings.parameter_bytes,
+                activation_checkpointing,
+                settings.reduce_bucket_size,
+            )
+        elif shape.family.counted:
             activations = activation_bytes(
                 shape,
                 settings.micro_batch_size,

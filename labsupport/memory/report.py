@@ -74,6 +74,7 @@ def parse(arguments=None):
     add("--reduce-bucket-size", type=number, help="elements (default: DeepSpeed's, 5e8)")
     add("--activation-checkpointing", action="store_true", help="recompute every layer in the backward pass")
     add("--attention", default="sdpa", help="sdpa or eager (default sdpa)")
+    add("--liger", action="store_true", help="Liger's kernels: norms, MLP and a loss that makes no logits")
     add("--world-size", type=whole, default=1, help="ranks (default 1)")
     add("--gpu", metavar="CARD", help="say whether it fits there, what else would, and on how many")
     add("--gpus-per-node", type=whole, default=8, help="the ranks that share a host's memory (default 8)")
@@ -149,6 +150,7 @@ def _arguments(options):
         "sequence_length": options.sequence_length,
         "activation_checkpointing": options.activation_checkpointing,
         "attention": options.attention,
+        "liger": options.liger,
     }
     given = {name: getattr(options, name) for name in CHOICES if getattr(options, name) is not None}
     if options.config is None:
@@ -227,8 +229,8 @@ def _host_verdict(planned, gpus_per_node, host_memory):
     ranks = min(planned.settings.world_size, gpus_per_node)
     train, load = host_bytes_of_node(planned, ranks), loading_bytes_of_node(planned, ranks)
     lines = [
-        f"The host of {ranks_in_words(ranks)} needs {gigabytes(train)} GB to train and up to {gigabytes(load)} GB while "
-        "each rank loads the whole model in its precision (zero.Init at stage 3 spares that)."
+        f"The host of {ranks_in_words(ranks)} needs {gigabytes(train)} GB to train, and up to {gigabytes(load)} GB "
+        "while each rank loads the whole model (zero.Init at stage 3 spares that)."
     ]
     if host_memory is not None:
         for needed, doing in ((train, "train"), (load, "load")):

@@ -73,7 +73,7 @@ def smallest_world_size(card_name, model, config=None, **arguments):
 
 
 def host_bytes_of_node(planned, ranks):
-    """Return what `ranks` ranks on one node keep in its memory when a step peaks: offloaded states, and their libraries.
+    """Return what `ranks` ranks on one node keep in its memory when a step peaks: what is offloaded, and libraries.
 
     A rank's libraries are RANK_BYTES, an allowance and no prediction.
     """

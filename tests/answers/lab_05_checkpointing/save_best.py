@@ -85,7 +85,7 @@ def save_if_better(engine, folder, loss, best):
     losses = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(losses, loss)
     mean = sum(losses) / len(losses)
-    if mean >= best:
+    if not mean < best:  # not a number is no better
         return best
     engine.save_checkpoint(folder, tag="best")
     return mean""",

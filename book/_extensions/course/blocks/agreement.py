@@ -8,9 +8,12 @@ import statistics
 from course.blocks.block import block
 from course.table import table
 from labsupport.measure import agreement
+from labsupport.memory import published
 from labsupport.plots import MEASURED_COLOUR, PREDICTED_COLOUR, LabFigure, empty_figure
 from labsupport.records import provenance, read_record
 from labsupport.runs import Run
+from labsupport.shapes import known_models
+from labsupport.shapes.families import FAMILIES
 
 MIB = 2**20
 
@@ -159,3 +162,39 @@ def _percent(error):
 def _estimate_error(row):
     _, compared, measured = row
     return measured["estimate"] / compared["peak"][1] - 1 if measured["estimate"] else None
+
+
+@block
+def published_memory():
+    """A table of each publication: what it states, and what the planner says."""
+    parts = []
+    for each in published.tables().values():
+        rows = [
+            (
+                f"{row.name}, {row.moment}",
+                f"{row.gibibytes:.2f}",
+                row.counts,
+                f"{row.planned_gibibytes:.2f}",
+                f"{row.planned_gibibytes / row.gibibytes - 1:+.1%}" if row.counts != published.RAN else "fits",
+            )
+            for row in each.rows
+        ]
+        head = ("Run", "Published, GiB", "which is", "Planned, GiB", "Planned over published")
+        parts += [
+            f"**{each.title}.** Source: {each.source}.",
+            table(head, rows, ["left", "right", "left", "right", "right"]),
+        ]
+    return "\n\n".join(parts)
+
+
+@block
+def known_architectures():
+    """The architectures that the planner reads, those whose activations it counts, and the models that it knows."""
+    counted = ", ".join(f"`{name}`" for name, family in FAMILIES.items() if family.counted)
+    others = ", ".join(f"`{name}`" for name, family in FAMILIES.items() if not family.counted)
+    names = ", ".join(f"`{name}`" for name in known_models())
+    return (
+        f"- Architectures whose activations are counted: {counted}.\n"
+        f"- Architectures of which a plan says that it is without activations: {others}.\n"
+        f"- Models that it knows by name, with the sizes of litgpt's table of configs, June 2026: {names}."
+    )
