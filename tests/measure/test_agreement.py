@@ -66,6 +66,15 @@ def test_the_planner_agrees_with_pytorchs_adam_as_it_works_on_a_gpu(two_ranks):
     assert abs(compare(run, measured, "cuda")["peak"][2]) <= 0.02
 
 
+@pytest.mark.parametrize(("architecture", "stage"), [("qwen3", 3), ("mixtral", 1), ("phi3", 2)])
+def test_the_states_of_another_architecture_are_known_to_the_byte(two_ranks, architecture, stage):
+    run = small_run(stage, model=agreement.small_shapes()[architecture])
+    compared = compare(run, two_ranks.run(agreement.measure, run)[0])
+    assert all(predicted == measured for predicted, measured, _ in compared["states"].values())
+    if run.shape.family.counted:
+        assert abs(compared["peak"][2]) <= agreement.PEAK_TOLERANCE
+
+
 def test_the_copies_of_the_fused_step_are_seen(two_ranks, monkeypatch):
     run = AS_ON_A_GPU["stage 0, bf16"]
     measured = two_ranks.run(rank_work.measured_with_fp16, run)[0]
@@ -107,3 +116,13 @@ def test_the_record_holds_every_run_and_the_planner_still_agrees_with_it():
         if run.world_size > 1:
             assert compared["sent"][0] == pytest.approx(compared["sent"][1], rel=0.02), run
     assert sum(peaks) >= 0.9 * len(peaks)
+
+
+def test_every_architecture_is_recorded_at_every_stage_and_its_states_are_known_to_the_byte():
+    recorded = {repr(Run.from_dict(entry["cell"])): entry for entry in read_record("architectures")["measured"]["runs"]}
+    planned = agreement.architecture_runs()
+    assert set(recorded) == {repr(run) for run in planned} and {run.world_size for run in planned} == {2, 4}
+    for run in planned:
+        compared = compare(run, recorded[repr(run)]["measured"])
+        assert all(predicted == measured for predicted, measured, _ in compared["states"].values()), run
+        assert not run.shape.family.counted or abs(compared["peak"][2]) <= agreement.PEAK_TOLERANCE, run

@@ -13,6 +13,7 @@ SHAPES = {
     "gpt2": Shape("gpt2", 2, 64, 2, TOKENS, 256, 8),
     "gpt2 with many words": Shape("gpt2", 2, 64, 2, TOKENS, 256, 640),
     "llama": Shape("llama", 3, 64, 2, TOKENS, 176, 8),
+    "qwen 3 with grouped keys and wide heads": Shape("qwen3", 3, 64, 4, TOKENS, 176, 8, 2, 32),
 }
 
 
