@@ -204,7 +204,7 @@ def architectures_summary():
         f"models. Model states after initialisation, after the first backward pass and at rest: {exact} of "
         f"{len(states)} equal to the byte. Peaks of the {len(counted)} runs whose activations are counted: "
         f"{max(counted):.1%} off at most, {statistics.median(counted):.1%} in the median.\n\n"
-        f"Measured: {provenance(record)}"
+        f"Measured: {provenance(record)}."
     )
 
 
