@@ -1,8 +1,11 @@
 """A lab's tables: rows in, an HTML table out, which a narrow screen scrolls and never cuts off."""
 
 import html
+import re
 
 from tabulate import tabulate
+
+NUMBER = re.compile(r"[-+]?\d|-$")  # a number, with its unit behind it, or that there is none
 
 
 class LabTable:
@@ -22,15 +25,15 @@ class LabTable:
 
     def _drawn(self, form):
         columns = list(zip(*self.rows, strict=True))[1:] or [()] * (len(self.head) - 1)
-        align = ["left", *("right" if any(entry[:1].isdigit() for entry in each) else "left" for each in columns)]
+        align = ["left", *("right" if all(NUMBER.match(entry) for entry in each) else "left" for each in columns)]
         return tabulate(self.rows, self.head, form, disable_numparse=True, colalign=align)
 
 
 def table(head, rows, caption=""):
     """Return a table. head: the columns' names; rows: a list of lists, the first entry of each a label.
 
-    A float is shown with two digits after the point, everything else as str() writes it; a column with numbers is
-    set to the right, one of words to the left.
+    A float is shown with two digits after the point, everything else as str() writes it; a column of numbers is
+    set to the right, any other to the left.
     """
     shown = [[f"{entry:,.2f}" if isinstance(entry, float) else str(entry) for entry in row] for row in rows]
     return LabTable(list(head), shown, caption)
