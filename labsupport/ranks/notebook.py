@@ -11,6 +11,7 @@ is then a rank to DeepSpeed like any other.
 """
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -239,6 +240,7 @@ class Ranks:
 
 def _put_away(cluster, folder):
     """Let ipyparallel end what never came up, which takes it a second or more, and remove its files."""
+    cluster.log.setLevel(logging.CRITICAL)  # the ranks remove their files too, and one of both comes late
     with contextlib.suppress(Exception):  # whatever is already gone need not be stopped
         cluster.stop_cluster_sync()
     folder.cleanup()

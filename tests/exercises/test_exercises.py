@@ -140,7 +140,7 @@ def test_a_run_of_the_lab_said_not_attempted_and_then_that_the_solution_passes(e
     said = {}
     for cell in nbformat.read(executed, 4).cells:
         if cell.id.startswith(f"exercise-{exercise.id}-") and cell.cell_type == "code":
-            texts = [output.get("data", {}).get("text/plain", "") for output in cell.outputs]
+            texts = [output.data["text/plain"] for output in cell.outputs if "text/plain" in output.get("data", {})]
             said[cell.id.rpartition("-")[2]] = texts[-1] if texts else ""
     assert said["check"].startswith(f"[{exercise.id}: not attempted]")
     assert said["solution"].startswith(f"[{exercise.id}: passed]")
