@@ -91,11 +91,11 @@ def layer_bytes(shape, tokens, sequence_length, e, attention):
 
 
 def head_norm_bytes(shape, e):
-    """Qwen 3's norms of query and key: an fp32 copy and the normalised form of each, and a number a head in fp32."""
+    """Return what Qwen 3's norms of query and key keep for a token: an fp32 copy and the normalised form of each, and a number a head in fp32."""
     if not shape.family.head_norms:
         return 0
     wide = shape.query_size + shape.key_value_size
-    return int(wide * (4 + e) + 4 * wide * shape.attention_heads // shape.query_size)
+    return wide * (4 + e) + 4 * wide * shape.attention_heads // shape.query_size
 
 
 def attention_bytes(shape, tokens, sequence_length, e, attention):

@@ -1,7 +1,7 @@
 """A model's Shape from a Hugging Face config.json, or from the name of a well-known model. No torch, no weights.
 
 shape_of("llama-3.1-8b").parameters            # 8,030,261,248
-shape_of("my-model/config.json")               # a file, or the folder that it is in
+shape_of_file("my-model")                      # a config.json, or the folder that it is in
 """
 
 import json
@@ -26,7 +26,7 @@ EXPERTS = ("num_local_experts", "num_experts")
 MOST_PARAMETERS = 10**14  # a hundred times the largest model: beyond it a number is a slip
 # What changes the tensors of these architectures and is not described, with the value that changes nothing.
 NOT_DESCRIBED = {"mlp_bias": False, "decoder_sparse_step": 1, "mlp_only_layers": []}
-IN_ITS_PLACE = "give its config.json to labsupport.measure.plan_model, which builds it on the meta device"
+IN_ITS_PLACE = "give its number of parameters instead, which plans model states and buffers"
 
 
 @cache
