@@ -91,7 +91,10 @@ def layer_bytes(shape, tokens, sequence_length, e, attention):
 
 
 def head_norm_bytes(shape, e):
-    """Return what Qwen 3's norms of query and key keep for a token: an fp32 copy and the normalised form of each, and a number a head in fp32."""
+    """Return what the norms of query and key keep for a token, as Qwen 3 has them.
+
+    An fp32 copy and the normalised form of each, and a number a head in fp32.
+    """
     if not shape.family.head_norms:
         return 0
     wide = shape.query_size + shape.key_value_size

@@ -5,7 +5,7 @@ import json
 
 from tabulate import tabulate
 
-from labsupport.arguments import require_positive_integer
+from labsupport.arguments import require_number, require_positive_integer
 from labsupport.command_line import OneSentenceParser, exit_status
 from labsupport.config import read_config
 from labsupport.errors import ConfigError
@@ -78,7 +78,7 @@ def parse(arguments=None):
     add("--world-size", type=whole, default=1, help="ranks (default 1)")
     add("--gpu", metavar="CARD", help="say whether it fits there, what else would, and on how many")
     add("--gpus-per-node", type=whole, default=8, help="the ranks that share a host's memory (default 8)")
-    add("--host-memory", type=number, metavar="GB", help="with --gpu: of a node, in 1e9 bytes")
+    add("--host-memory", type=number, metavar="GB", help="of a node, in 1e9 bytes: say whether that is enough")
     add("--json", action="store_true", help="print JSON")
     return parser.parse_args(arguments)
 
@@ -108,6 +108,9 @@ def _checked(text, kind):
 
 def report(options):
     """Return the text to print for the command line's options."""
+    require_positive_integer("--gpus-per-node", options.gpus_per_node)
+    if options.host_memory is not None:
+        require_number("--host-memory", options.host_memory, at_least=1)
     model, arguments = _model(options), _arguments(options)
     planned = plan(model, world_size=options.world_size, **arguments)
     if options.json:
@@ -115,8 +118,12 @@ def report(options):
     lines = [_heading(planned), "", *_table(planned)]
     if planned.settings.not_described:
         lines.append(f"Planned without: {', '.join(planned.settings.not_described)}.")
+    if isinstance(model, Shape) and model.experts:
+        lines.append(f"A token goes through {model.active_parameters:,} of them.")
     if options.gpu:
         lines += ["", *_verdict(planned, options, model, arguments)]
+    elif options.host_memory is not None:
+        lines += ["", *_host_verdict(planned, options.gpus_per_node, options.host_memory)]
     return "\n".join(lines)
 
 
@@ -200,6 +207,8 @@ def _verdict(planned, options, model, arguments):
     card_name, s = options.gpu, planned.settings
     chosen = card(card_name)
     verdict = "Fits" if fits(planned, card_name) else "Does not fit"
+    if isinstance(model, Shape) and not model.family.counted:
+        verdict += ", activations not counted"
     spare = f"leaving {gigabytes(ALLOWANCE_BYTES)} GB to CUDA and NCCL"
     lines = [f"{verdict}: {gigabytes(chosen.memory_bytes)} GB on each {chosen.name}, {spare}."]
     lines += _host_verdict(planned, options.gpus_per_node, options.host_memory)

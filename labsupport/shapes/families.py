@@ -17,6 +17,7 @@ class Family(NamedTuple):
     norm_bias: bool = False
     tied: bool = False
     learned_positions: bool = False
+    experts: bool = False
     head_size: int | None = None  # where the config.json need not say it
     counted: bool = False  # whether memory/activations.py counts what it keeps for the backward pass
     own_layer: object = None  # a function of a Shape, for an architecture that shares nothing with a Llama
@@ -115,7 +116,7 @@ FAMILIES = {
     "gemma2": Family(head_size=256, norms=AROUND_BOTH, tied=True),
     "gemma3_text": Family(head_size=256, head_norms="head", norms=AROUND_BOTH, tied=True),
     "starcoder2": Family(bias="all", mlp="plain", norm_bias=True, tied=True),
-    "mixtral": Family(),
-    "qwen2_moe": Family(bias="qkv"),
-    "qwen3_moe": Family(head_norms="head"),
+    "mixtral": Family(experts=True),
+    "qwen2_moe": Family(experts=True, bias="qkv"),
+    "qwen3_moe": Family(experts=True, head_norms="head"),
 }

@@ -22,10 +22,11 @@ NAMES = {
     "longest_sequence": ("max_position_embeddings", "n_positions"),
     "vocabulary": ("vocab_size",),
 }
-EXPERTS = ("num_local_experts", "num_experts")
-MOST_PARAMETERS = 10**14  # a hundred times the largest model: beyond it a number is a slip
+EXPERTS, SHARED = ("num_local_experts", "num_experts"), "shared_expert_intermediate_size"
+# A hundred times the largest model: beyond them a number is a slip.
+MOST_PARAMETERS, MOST_LAYERS = 10**14, 10_000
 # What changes the tensors of these architectures and is not described, with the value that changes nothing.
-NOT_DESCRIBED = {"mlp_bias": False, "decoder_sparse_step": 1, "mlp_only_layers": []}
+NOT_DESCRIBED = {"mlp_bias": False, "use_bias": True, "decoder_sparse_step": 1, "mlp_only_layers": []}
 IN_ITS_PLACE = "give its number of parameters instead, which plans model states and buffers"
 
 
@@ -61,7 +62,7 @@ def shape_of_config(config, name="the config"):
     if not isinstance(config, dict):
         raise ConfigError(f"{name} holds a {type(config).__name__}: a config.json is an object with a model_type.")
     model_type = config.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ConfigError(
             f"{name} has the model_type {model_type!r}, which the planner does not know: it knows "
             f"{', '.join(FAMILIES)}; {IN_ITS_PLACE}."
@@ -79,7 +80,7 @@ def shape_of_config(config, name="the config"):
     head_size = _size(config, ("head_dim",), name, family.head_size)
     if head_size is None and sizes["hidden_size"] % heads:
         raise ConfigError(f"{name} has a hidden_size of {sizes['hidden_size']} and {heads} heads: these must divide.")
-    experts = _size(config, EXPERTS, name) if any(key in config for key in EXPERTS) else 0
+    experts = _size(config, EXPERTS, name) if family.experts else 0
     shape = Shape(
         model_type,
         **sizes,
@@ -90,13 +91,13 @@ def shape_of_config(config, name="the config"):
         attention_bias=bool(config.get("attention_bias", False)),
         experts=experts,
         experts_per_token=_size(config, ("num_experts_per_tok",), name) if experts else 0,
-        shared_expert_size=config.get("shared_expert_intermediate_size") or 0 if experts else 0,
+        shared_expert_size=_size(config, (SHARED,), name) if model_type == "qwen2_moe" else 0,
     )
     if shape.experts_per_token > experts:
         raise ConfigError(f"{name} sends a token to {shape.experts_per_token} of {experts} experts: give fewer.")
-    if shape.parameters > MOST_PARAMETERS:
+    if shape.layers > MOST_LAYERS or shape.parameters > MOST_PARAMETERS:
         raise ConfigError(
-            f"{name} would have {shape.parameters:.1e} parameters, more than {MOST_PARAMETERS:.0e}: mend its sizes."
+            f"{name} would have more than {MOST_PARAMETERS:.0e} parameters or {MOST_LAYERS:,} layers: mend its sizes."
         )
     return shape
 
@@ -122,7 +123,7 @@ def config_of(shape):
         if shape.architecture != "mixtral":
             config["moe_intermediate_size"] = shape.mlp_size
     if shape.shared_expert_size:
-        config["shared_expert_intermediate_size"] = shape.shared_expert_size
+        config[SHARED] = shape.shared_expert_size
     return config
 
 

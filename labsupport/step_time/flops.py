@@ -21,14 +21,18 @@ H100_BF16_FLOPS = 989e12  # dense, NVIDIA's data sheet of the H100 and H200 SXM
 def flops_per_token(model, sequence_length, recompute=False):
     """Return the floating-point operations of one token: a forward pass, and twice that for the backward pass.
 
-    model: a preset's name, or anything with `parameters`, `layers` and `hidden_size`. sequence_length: tokens of one
+    model: the name of a preset or of a well-known model, or anything with `parameters`, `layers` and `hidden_size`; of
+    experts those count that a token goes through. sequence_length: tokens of one
     sequence. recompute: count the forward pass that checkpointing repeats, as a modelled time must. A forward pass
     takes 2 P for the weights (Kaplan et al. 2020) and 4 s h for the attention of each layer, so that a step takes 6 P
     or 8 P a token and the attention (Narayanan et al. 2021, equation 3, without the logits). Raises ConfigError for an
     unknown name.
     """
     shape = shape_named(model) if isinstance(model, str) else model
-    forward = 2 * shape.parameters + 4 * sequence_length * shape.hidden_size * shape.layers
+    forward = (
+        2 * getattr(shape, "active_parameters", shape.parameters)
+        + 4 * sequence_length * shape.hidden_size * shape.layers
+    )
     return forward * (4 if recompute else 3)
 
 

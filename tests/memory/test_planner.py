@@ -261,6 +261,8 @@ def test_a_batch_of_the_whole_step_does_not_hinder_the_search_for_ranks(capsys, 
         ("--model 1m --hf-config x", "Name one model"),
         ("--hf-config /nowhere", "There is no file /nowhere"),
         ("--model gemma-2-9b --liger", "leave out liger"),
+        ("--model 1m --gpu T4 --gpus-per-node 0", "--gpus-per-node is 0"),
+        ("--model 1m --host-memory -1", "--host-memory is -1"),
         ("--parameters nan", "not finite"),
         ("--parameters -1", "at least 1"),
         ("--parameters many", "not a number"),
@@ -303,4 +305,7 @@ def test_a_plan_without_activations_says_so(tmp_path, capsys):
     config = config_of(Shape("mixtral", 2, 64, 4, 128, 96, 256, 2, experts=4, experts_per_token=2))
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert main(["--hf-config", str(tmp_path), "--stage", "2", "--world-size", "2"]) == 0
-    assert "Planned without: the activations of mixtral." in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Planned without: the activations of mixtral." in out and "A token goes through" in out
+    assert main(["--hf-config", str(tmp_path), "--stage", "2", "--world-size", "2", "--gpu", "H100"]) == 0
+    assert "Fits, activations not counted: " in capsys.readouterr().out

@@ -38,6 +38,12 @@ def test_the_tensors_are_those_of_transformers_in_its_order(shape):
     assert [(tensor.name, tensor.shape) for tensor in shape.layer_tensors] == second_layer
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen3", "olmo2", "granite", "gemma"])
+def test_biases_and_an_output_layer_are_where_transformers_has_them(name):
+    shape = SMALL[name]._replace(attention_bias=True, tied=not SMALL[name].is_tied)
+    assert shape.tensor_sizes == [torch.Size(size).numel() for _, size in built(shape)]
+
+
 @pytest.mark.parametrize("shape", SMALL.values(), ids=SMALL)
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_shape_and_its_config_say_the_same(shape, tied):
@@ -89,6 +95,12 @@ LLAMA = config_of(SMALL["llama"])
         (LLAMA | {"hidden_size": 10**9, "intermediate_size": 10**9}, "more than 1e\\+14"),
         (LLAMA | {"mlp_bias": True}, "mlp_bias"),
         (config_of(SMALL["mixtral"]) | {"num_experts_per_tok": 9}, "9 of 4 experts"),
+        (config_of(SMALL["mixtral"]) | {"num_local_experts": None}, "has no num_local_experts"),
+        (config_of(SMALL["qwen2_moe"]) | {"shared_expert_intermediate_size": "48"}, "intermediate_size of the config"),
+        (config_of(SMALL["starcoder2"]) | {"use_bias": False}, "use_bias"),
+        (LLAMA | {"model_type": ["llama"]}, "model_type \\['llama'\\]"),
+        (LLAMA | {"hidden_size": 10**200}, "more than 1e\\+14"),
+        (LLAMA | {"num_hidden_layers": 10**12}, "10,000 layers"),
         ([], "holds a list"),
     ],
 )
