@@ -119,7 +119,7 @@ def report(options):
     if planned.settings.not_described:
         lines.append(f"Planned without: {', '.join(planned.settings.not_described)}.")
     if isinstance(model, Shape) and model.experts:
-        lines.append(f"A token goes through {model.active_parameters:,} of them.")
+        lines.append(f"A token goes through {model.active_parameters:,} of the parameters.")
     if options.gpu:
         lines += ["", *_verdict(planned, options, model, arguments)]
     elif options.host_memory is not None:
