@@ -217,5 +217,6 @@ def known_architectures():
     return (
         f"- Architectures whose activations are counted: {counted}.\n"
         f"- Architectures of which a plan says that it is without activations: {others}.\n"
-        f"- Models that it knows by name, with the sizes of litgpt's table of configs, June 2026: {names}."
+        f"- Models that it knows by name, with the sizes of [litgpt's table of configs]"
+        f"(https://github.com/Lightning-AI/litgpt/blob/main/litgpt/config.py), June 2026: {names}."
     )
