@@ -17,6 +17,8 @@ from labsupport.step_time.offload import offload_seconds, require_offload
 
 TRUSTED_MESSAGES = 0.5  # of the compute: beyond it published rows are missed by more than a quarter (book/scaling.md)
 
+MOST_GPUS = 512
+
 
 class StepTime(NamedTuple):
     """The modelled parts of one optimizer step on one GPU, in seconds, and what they come to together."""
@@ -53,7 +55,7 @@ class StepTime(NamedTuple):
         if messages > TRUSTED_MESSAGES:
             return (
                 f"Outside what was tested well: the messages take {messages:.0%} of the compute's time, and beyond "
-                f"{TRUSTED_MESSAGES:.0%} the model missed published steps by more than a quarter."
+                f"{TRUSTED_MESSAGES:.0%} the model missed some published steps by more than a quarter."
             )
         return None
 
@@ -88,17 +90,19 @@ def step_time(
         communication_seconds(sent, lambda name, size: nccl.choice(name, size, world_size, cluster).seconds),
         offload_seconds(parameters, cluster, world_size, steps, offload, offload_param, stage) if offload else 0.0,
         cluster.exposed_share,
-        _untested(stage, cluster, world_size, deepspeed_sends),
+        _untested(model, stage if deepspeed_sends else None, cluster, world_size, offload, offload_param),
     )
 
 
-def _untested(stage, cluster, world_size, deepspeed_sends):
+def _untested(model, deepspeed_stage, cluster, world_size, offload, offload_param):
     """Why no published row says that such a step is met, or None."""
-    if not cluster.tested:
-        return "no published step on this card was found to hold the model against"
-    if stage == 3 and deepspeed_sends and nccl.nodes_of(world_size, cluster) > 1:
-        return (
-            "the only published steps found of DeepSpeed's stage 3 over several nodes are of 2021, and took up to three "
-            "times as long as the model says"
-        )
-    return None
+    several_nodes = nccl.nodes_of(world_size, cluster) > 1
+    reasons = {
+        "no published step on this card was found to hold the model against": not cluster.tested,
+        "no published step of a model of experts was found": getattr(model, "experts", 0),
+        "no published step with parameters on the host or with NVMe was found": offload_param or offload == "nvme",
+        f"the published steps that the model meets have at most {MOST_GPUS} GPUs": world_size > MOST_GPUS,
+        "published steps of DeepSpeed's stage 3 over several nodes were found of 2021 only, and took up to three times "
+        "as long": deepspeed_stage == 3 and several_nodes,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)

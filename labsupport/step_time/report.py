@@ -21,6 +21,8 @@ EXAMPLE = """example:
 
 --price is what you pay for one GPU and hour; there is none in here. What fits says python -m labsupport.memory."""
 
+INSIDE = "Within what was tested: all published steps but one were met within a quarter (page 'How far it scales')."
+
 
 def main(arguments=None):
     """Print the modelled step and return the exit status: 0, or 2 for a mistake told in one sentence."""
@@ -63,8 +65,9 @@ def parse(arguments=None):
 
 def report(options):
     """Return the text to print for the command line's options; raises ConfigError for what does not go together."""
-    for name in ("world_size", "gpus_per_node", "micro_batch_size", "gradient_accumulation_steps"):
-        require_positive_integer(f"--{name.replace('_', '-')}", getattr(options, name))
+    for name in ("world_size", "gpus_per_node", "micro_batch_size", "gradient_accumulation_steps", "sequence_length"):
+        if getattr(options, name) is not None:
+            require_positive_integer(f"--{name.replace('_', '-')}", getattr(options, name))
     if options.price is not None and options.tokens is None:
         raise ConfigError("--price needs --tokens: say how many tokens the run trains on, such as --tokens 1e12.")
     if options.price is not None:
@@ -92,14 +95,11 @@ def report(options):
         f"{whole_run.tokens_per_second / options.world_size:,.0f}.",
     ]
     if options.tokens is not None:
-        lines.append(
-            f"{options.tokens:,.4g} tokens: {whole_run.seconds / 86400:,.1f} days, {whole_run.gpu_hours:,.0f} GPU-hours."
-        )
+        days = whole_run.seconds / 86400
+        lines.append(f"{options.tokens:,.4g} tokens: {days:,.1f} days, {whole_run.gpu_hours:,.0f} GPU-hours.")
     if options.price is not None:
         lines.append(f"At {options.price:g} a GPU-hour: {whole_run.cost(options.price):,.0f}.")
-    lines.append(
-        step.outside or "Published steps like this one were met within a quarter; the page 'How far it scales'."
-    )
+    lines.append(step.outside or INSIDE)
     return "\n".join(lines)
 
 
@@ -109,7 +109,7 @@ def _parts(step):
 
 def _heading(model, sequence, step_tokens, machine, options):
     nodes = nccl.nodes_of(options.world_size, machine)
-    over = f" on {nodes} nodes over {link(options.network).name}" if nodes > 1 else ""
+    over = f" on {nodes:,} nodes over {link(options.network).name}" if nodes > 1 else ""
     return (
         f"Modelled, not measured: {options.model}, {model.parameters:,} parameters, stage {options.stage}, "
         f"{options.world_size} x {card(options.gpu).name}{over}, {step_tokens:,} tokens a step in sequences of "
