@@ -102,7 +102,7 @@ def _untested(model, deepspeed_stage, cluster, world_size, offload, offload_para
         "no published step of a model of experts was found": getattr(model, "experts", 0),
         "no published step with parameters on the host or with NVMe was found": offload_param or offload == "nvme",
         f"the published steps that the model meets have at most {MOST_GPUS} GPUs": world_size > MOST_GPUS,
-        "published steps of DeepSpeed's stage 3 over several nodes were found of 2021 only, and took up to three times "
-        "as long": deepspeed_stage == 3 and several_nodes,
+        "published steps of DeepSpeed's stage 3 over several nodes were found of 2021 only, and took more "
+        "than three times as long": deepspeed_stage == 3 and several_nodes,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
