@@ -138,9 +138,10 @@ def published_figure():
     title = f"{near} of {len(within)} unseen steps within the region are met within 10 %"
     beyond = [row for row in unseen if row.step.communication_seconds > TRUSTED_MESSAGES * row.step.compute_seconds]
     alt = (
-        f"Expected over published seconds of {len(unseen)} steps that no constant was fitted on. Within the region, where "
-        f"messages take at most half of the compute's time, the median error is {published.median_and_worst(within)[0]:.1%}; of the "
-        f"{len(beyond)} steps beyond, {sum(abs(row.error) > 0.25 for row in beyond)} are missed by more than a quarter."
+        f"Expected over published seconds of {len(unseen)} steps that no constant was fitted on. The region ends where "
+        f"messages take half of the compute's time. Within it the median error is "
+        f"{published.median_and_worst(within)[0]:.1%}; of the {len(beyond)} steps beyond, "
+        f"{sum(abs(row.error) > 0.25 for row in beyond)} are missed by more than a quarter."
     )
     return errors_over_messages(points, TRUSTED_MESSAGES, title, alt)
 
