@@ -19,17 +19,43 @@ _TO_FIT = {
     "h200": ("attention_share",),  # its matrix share is H100's: the same chip
     "b200": ("matrix_share", "attention_share"),
 }
+_BY_RULE = ("h100", "a100-40gb")  # every so many rows
 _DOWN_AND_UP_BYTES = 6  # of a parameter at stage 2, once a step: its gradient in fp32, and itself in 16 bits
 
 
-def fitted_constants():
-    """Return {table: {constant: value}}, fitted anew; hidden_bytes and exposed_share of "h100" go into the others."""
+def fitted_constants(every=published.EVERY):
+    """Return {table: {constant: value}}, fitted anew; hidden_bytes and exposed_share of "h100" go into the others.
+
+    every: which rows of llm-foundry's tables are fitted, from the first on.
+    """
     found, shared = {}, {}
     for name, constants in _TO_FIT.items():
         cited = published.table(name)
-        rows = [cited.rows[position] for position in sorted(cited.fitted)]
+        rows = cited.rows[::every] if name in _BY_RULE else [cited.rows[position] for position in sorted(cited.fitted)]
         found[name] = _least_squares(rows, cited.cluster._replace(**shared), constants)
         shared = {name: found["h100"][name] for name in ("hidden_bytes", "exposed_share")}
+    return found
+
+
+def errors_of_other_rules(rules=(2, 3, 5, 7, 10)):
+    """Return {every: (constants of H100, errors)} for other choices of rows; errors: of all rows that were not fitted.
+
+    Those are llm-foundry's rows on H100 and both A100s, and nanotron's, as in labsupport.step_time.published.
+    """
+    found = {}
+    for every in rules:
+        constants = fitted_constants(every)
+        h100 = constants["h100"]
+        shared = {name: h100[name] for name in ("hidden_bytes", "exposed_share")}
+        a100 = shared | constants["a100-40gb"]
+        errors = []
+        for name, of_card in {"h100": h100, "ultrascale": h100, "a100-40gb": a100, "a100-80gb": a100}.items():
+            cited = published.table(name)
+            machine = cited.cluster._replace(**of_card)
+            for position, row in enumerate(cited.rows):
+                if name not in _BY_RULE or position % every:
+                    errors.append(row.modelled(machine).expected_seconds / row.step_seconds - 1)
+        found[every] = h100, errors
     return found
 
 
@@ -54,6 +80,8 @@ def _least_squares(rows, machine, constants, rounds=40):
         slopes = numpy.array([(residuals(logs + step * one) - now) / step for one in numpy.eye(len(logs))]).T
         move = numpy.linalg.lstsq(slopes, -now, rcond=None)[0]
         logs = logs + numpy.clip(move, -0.3, 0.3)
+        if numpy.abs(move).max() < 1e-5:
+            break
     return dict(zip(constants, numpy.exp(logs).tolist(), strict=True))
 
 

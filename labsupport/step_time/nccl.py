@@ -30,7 +30,10 @@ class Start(NamedTuple):
 
 RING = {"LL": Start(6.6, 0.6, 2.7), "LL128": Start(14.0, 1.9, 4.0), "Simple": Start(8.4, 3.4, 14.0)}
 TREE = {"LL": Start(6.8, 0.6, 5.0), "LL128": Start(14.0, 1.25, 8.5), "Simple": Start(8.4, 4.0, 14.0)}
-PCIE_RING_HOP = {"LL": 1.0, "LL128": 2.5, "Simple": 5.7}
+PCIE_RING_HOP, PCIE_TREE_HOP = (
+    {"LL": 1.0, "Simple": 5.7},
+    {"LL": 1.0, "Simple": 4.0},
+)  # without LL128, which needs NVLink
 TREE_RATE = 0.92  # of the ring's
 
 
@@ -47,7 +50,7 @@ def choice(collective, message_bytes, world_size, cluster):
     rounds(collective)  # raises for an unknown one
     if world_size == 1:
         return Choice(0.0, "none", "none")
-    protocols = RING if cluster.low_latency_protocols else ["Simple"]
+    protocols = ["LL", "Simple"] + ["LL128"] * cluster.nvlink if cluster.low_latency_protocols else ["Simple"]
     found = [_ring(collective, message_bytes, world_size, cluster, protocol) for protocol in protocols]
     if collective == "all_reduce" and nodes_of(world_size, cluster) > 1:
         found += [_tree(message_bytes, world_size, cluster, protocol) for protocol in protocols]
@@ -81,7 +84,8 @@ def _ring(collective, message_bytes, world_size, cluster, protocol):
 def _tree(message_bytes, world_size, cluster, protocol):
     nodes, start = nodes_of(world_size, cluster), TREE[protocol]
     rate = TREE_RATE * bus_rate(cluster, world_size)
-    hops = (world_size / nodes - 1) * start.nvlink_hop + math.log2(nodes) * _network_hop(start, cluster, protocol)
+    hop = start.nvlink_hop if cluster.nvlink else PCIE_TREE_HOP[protocol]
+    hops = (world_size / nodes - 1) * hop + math.log2(nodes) * _network_hop(start, cluster, protocol)
     rates = {"LL": min(rate / 3.8, LL_BYTES_PER_SECOND[True]), "LL128": 120 / 128 * rate, "Simple": rate}
     return Choice((start.once + 2 * hops) * MICROSECOND + 2 * message_bytes / rates[protocol], "tree", protocol)
 

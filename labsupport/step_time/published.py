@@ -121,17 +121,17 @@ def _nanotron_rows():
 
 
 def _bekman_rows(column):
-    model = shape_named("llama-3.1-8b")
+    shape = shape_named("llama-3.1-8b")
+    model = Transformer(shape.parameters, shape.layers, shape.hidden_size, shape.vocabulary)
+    # His count: 6 for each parameter of a matrix and token, causal attention at half, no recomputation.
+    matrices = model.parameters - shape.vocabulary * shape.hidden_size  # the embedding is looked up
     for tokens, stage, *teraflops in CITED["bekman"]["rows"]:
+        flops = 6 * matrices * tokens + 6 * tokens**2 * shape.query_size * shape.layers
         heavy = {"offload": "cpu"} if stage == 3 else {}
-        seconds = _bekman_flops(model, tokens) / (teraflops[column] * 1e12)
-        yield Row(f"{tokens:,} tokens, stage {stage}", model, stage, 8, tokens, 1, tokens, stage == 3, seconds, heavy)
-
-
-def _bekman_flops(model, tokens):
-    """His count: 6 for each parameter of a matrix and token, causal attention at half, and no recomputation."""
-    matrices = model.parameters - model.vocabulary * model.hidden_size  # the embedding is looked up
-    return 6 * matrices * tokens + 6 * tokens**2 * model.query_size * model.layers
+        yield Row(
+            f"{tokens:,} tokens, stage {stage}", model, stage, 8, tokens, 1, tokens, stage == 3,
+            flops / (teraflops[column] * 1e12), heavy,
+        )  # fmt: skip
 
 
 def _example_rows():

@@ -77,6 +77,15 @@ def test_published_all_reduces_over_nodes_are_met_from_a_quarter_of_a_mebibyte_o
     assert smallest < -0.8, "the two smallest took longer than messages several times their size: no start says that"
 
 
+def test_cards_on_pcie_have_slower_hops_and_no_ll128():
+    slot = cluster("L40S", "NDR")
+    assert nccl.choice("all_gather", 0, 8, slot).seconds == pytest.approx((6.6 + 7 * 1.0) * 1e-6)
+    sizes = [10**power for power in range(3, 12)]
+    assert {nccl.choice(name, size, 64, slot).protocol for size in sizes for name in ("all_gather", "all_reduce")} == {
+        "LL", "Simple"
+    }  # fmt: skip
+
+
 def test_one_rank_sends_nothing_and_an_unknown_collective_is_refused():
     assert nccl.choice("all_gather", 1e9, 1, H100).seconds == 0
     assert math.isfinite(nccl.choice("all_reduce", 0, 2, cluster("T4", "10 GbE")).seconds)

@@ -1,5 +1,7 @@
 """Steps that others published beside the model: the rows are the sources', and the errors are held."""
 
+import statistics
+
 import pytest
 
 from labsupport.errors import ConfigError
@@ -107,6 +109,14 @@ def test_the_declared_constants_are_what_the_fit_gives():
             held = declared.get(constant) or getattr(REACHED[card], constant)
             assert held == pytest.approx(value, rel=0.005), (name, constant)
     assert pytest.approx(fit.fitted_host_adam(), rel=0.01) == HOST_ADAM_PARAMETERS_PER_SECOND
+
+
+def test_other_choices_of_fitted_rows_are_met_too_until_they_are_too_few():
+    found = fit.errors_of_other_rules((2, 7))
+    for every, (_, errors) in found.items():
+        assert statistics.median(map(abs, errors)) < 0.04 and sum(abs(error) > 0.25 for error in errors) <= 2, every
+    declared = [abs(each.error) for name in ("h100", "ultrascale", "a100-40gb", "a100-80gb") for each in unseen(name)]
+    assert statistics.median(map(abs, found[7][1])) == pytest.approx(statistics.median(declared), rel=0.02)
 
 
 def without_recomputation_as_pytorch_does_it(patch):

@@ -14,6 +14,7 @@ from labsupport.records import provenance, read_record
 from labsupport.step_time import nccl, published, report
 from labsupport.step_time.collectives import collective_seconds
 from labsupport.step_time.figures import errors_over_messages, fitted_lines, modelled_lines, modelled_ranges
+from labsupport.step_time.fit import errors_of_other_rules
 from labsupport.step_time.machines import REACHED, cluster
 from labsupport.step_time.model import TRUSTED_MESSAGES
 from labsupport.step_time.ranks import predicted_steps
@@ -98,6 +99,29 @@ def reached_shares():
         reached, fitted = REACHED[card], len(published.table(name).fitted)
         rows.append((card, f"{reached.matrix_share:.2f}", f"{reached.attention_share:.2f}", fitted))
     return table(("Card", "Products of matrices, of the peak", "Causal attention, of the peak", "Rows fitted"), rows)
+
+
+@block
+def other_rules():
+    """What other choices of fitted rows would have given, and the errors on the rows that are left."""
+    rows = []
+    for every, (constants, errors) in errors_of_other_rules().items():
+        rows.append((
+            every, f"{constants['matrix_share']:.2f}", f"{constants['attention_share']:.3f}",
+            f"{constants['hidden_bytes']:.0f}", f"{constants['exposed_share']:.2f}", len(errors),
+            f"{statistics.median(map(abs, errors)):.1%}", sum(abs(error) > 0.25 for error in errors),
+        ))  # fmt: skip
+    head = (
+        "Every so many rows",
+        "Matrices",
+        "Attention",
+        "Bytes",
+        "Not hidden",
+        "Unseen",
+        "Error, median",
+        "over 25 %",
+    )
+    return table(head, rows, ["right"] * len(head))
 
 
 @block
