@@ -15,7 +15,7 @@ from labsupport.step_time.collectives import ELEMENT_BYTES, communication_second
 from labsupport.step_time.compute import accumulation_seconds, compute_seconds, optimizer_seconds
 from labsupport.step_time.offload import offload_seconds, require_offload
 
-TRUSTED_MESSAGES = 0.5  # of the compute: beyond it published rows are missed by more than a quarter (book/scaling.md)
+TRUSTED_MESSAGES = 0.5  # of the compute: beyond it some published steps are missed by half and more (book/scaling.md)
 
 MOST_GPUS = 512
 

@@ -132,10 +132,10 @@ def published_errors():
         unseen = [row for row in published.compare(cited_table) if not row.fitted]
         within = [row for row in unseen if row.step.outside is None]
         rows.append((
-            cited_table.title, len(cited_table.fitted), len(unseen), *_median_and_worst(unseen), len(within),
-            *(_median_and_worst(within) if within else ("", "")),
+            cited_table.title, len(cited_table.fitted), len(unseen), _median_and_worst(unseen), len(within) or "none",
+            _median_and_worst(within) if within else "",
         ))  # fmt: skip
-    head = ("Published steps", "Fitted", "Unseen", "Error, median", "worst", "Within", "Error, median", "worst")
+    head = ("Published steps", "Fitted", "Unseen", "Median, worst", "Within", "Median, worst")
     sources = dict.fromkeys(each.source for each in published.tables().values())
     cited = "".join(f"\n- {source}" for source in [*sources, published.ALL_REDUCE_SOURCE])
     return f"{table(head, rows)}\n\nCited, retrieved {published.RETRIEVED}:\n{cited}"
@@ -143,7 +143,7 @@ def published_errors():
 
 def _median_and_worst(rows):
     median, worst = published.median_and_worst(rows)
-    return f"{median:.1%}", f"{worst:+.0%}"
+    return f"{median:.1%}, {worst:+.0%}"
 
 
 @block
