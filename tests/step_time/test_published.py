@@ -95,6 +95,17 @@ def test_what_is_missed_by_far_is_called_outside():
         assert all(each.step.outside for each in rows)
 
 
+def test_what_the_page_says_in_words():
+    beyond = [each for name in (*LIMITS, "example") for each in unseen(name)
+              if each.step.communication_seconds > model.TRUSTED_MESSAGES * each.step.compute_seconds]  # fmt: skip
+    missed = sorted((each.error for each in beyond if abs(each.error) > 0.25), key=abs)
+    assert 0.45 < missed[0] < 0.55 and all(error < -0.75 for error in missed[1:]) and len(missed) == 3
+    few = [each.error for each in unseen("ultrascale") if each.row.world_size <= 32]
+    assert min(few) > -0.125 and max(few) < -0.025
+    longest = max(each.row.step_seconds / each.step.expected_seconds for each in unseen("zero3"))
+    assert longest > 3, "StepTime.outside says: more than three times as long"
+
+
 def test_few_rows_are_fitted():
     fitted = {name: len(table.fitted) for name, table in published.tables().items() if table.fitted}
     assert fitted == {"h100": 10, "a100-40gb": 12, "h200": 1, "b200": 2}
