@@ -108,7 +108,7 @@ def other_rules():
     for every, (constants, errors) in errors_of_other_rules().items():
         rows.append((
             every, f"{constants['matrix_share']:.2f}", f"{constants['attention_share']:.3f}",
-            f"{constants['hidden_bytes']:.0f}", f"{constants['exposed_share']:.2f}", len(errors),
+            f"{constants['hidden_bytes']:.0f}", f"{constants['exposed_share']:.2f}",
             f"{statistics.median(map(abs, errors)):.1%}", sum(abs(error) > 0.25 for error in errors),
         ))  # fmt: skip
     head = (
@@ -180,7 +180,7 @@ _DRAWN = {
 @block
 def rows_h100():
     """Every step of llm-foundry's table of H100s."""
-    return _rows("h100")
+    return _rows("h100", tokens=True)
 
 
 @block
@@ -195,20 +195,20 @@ def rows_deepspeed():
     return _rows("h200", "b200", "example", "zero3")
 
 
-def _rows(*names):
+def _rows(*names, tokens=False):
     rows = []
     for name in names:
+        card = published.table(name).title.split(" on ")[-1]
         for each in published.compare(published.table(name)):
             row = each.row
-            card = published.table(name).title.split(" on ")[-1]
             mark = "fitted" if each.fitted else "outside" if each.step.outside else "unseen"
             rows.append((
-                f"{row.name}, {card}" if len(names) > 1 else row.name, f"{row.world_size:,}",
-                f"{row.micro_batch_tokens:,} x {row.gradient_accumulation_steps}", _three_digits(row.step_seconds),
-                _three_digits(each.step.expected_seconds), f"{each.error:+.0%}", mark,
+                f"{row}, {card}".replace(f"GPUs, {card}", card) if len(names) > 1 else str(row),
+                *([f"{row.micro_batch_tokens:,} x {row.gradient_accumulation_steps}"] if tokens else []),
+                _three_digits(row.step_seconds), _three_digits(each.step.expected_seconds), f"{each.error:+.0%}", mark,
             ))  # fmt: skip
-    head = ("Run", "GPUs", "Tokens of a GPU", "Published, s", "Expected, s", "Error", "")
-    return table(head, rows, ["left"] + ["right"] * 5 + ["left"])
+    head = ("Run", *(["Tokens of a GPU"] if tokens else []), "Published, s", "Expected, s", "Error", "")
+    return table(head, rows, ["left"] + ["right"] * (len(head) - 2) + ["left"])
 
 
 def _three_digits(seconds):
