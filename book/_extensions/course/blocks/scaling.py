@@ -111,16 +111,7 @@ def other_rules():
             f"{constants['hidden_bytes']:.0f}", f"{constants['exposed_share']:.2f}",
             f"{statistics.median(map(abs, errors)):.1%}", sum(abs(error) > 0.25 for error in errors),
         ))  # fmt: skip
-    head = (
-        "Every so many rows",
-        "Matrices",
-        "Attention",
-        "Bytes",
-        "Not hidden",
-        "Unseen",
-        "Error, median",
-        "over 25 %",
-    )
+    head = ("Every", "Matrices", "Attention", "Bytes", "Exposed", "Median", "> 25 %")
     return table(head, rows, ["right"] * len(head))
 
 
