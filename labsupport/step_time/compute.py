@@ -29,9 +29,7 @@ def compute_seconds(model, tokens, cluster, sequence_length=2048, recompute=True
     model: anything with `parameters` (or `active_parameters`), `layers`, `hidden_size` and `vocabulary`.
     """
     forward = 2 * getattr(model, "active_parameters", model.parameters)
-    attention = (
-        2 * sequence_length * model.hidden_size * model.layers
-    )  # causal kernels do half of the count of flops.py
+    attention = 2 * sequence_length * model.hidden_size * model.layers  # half of flops.py's count: the mask
     passes = 3 + (RECOMPUTED_SHARE if recompute else 0)
     seconds = passes * forward / (cluster.flops_per_second * cluster.matrix_share)
     seconds += ATTENTION_PASSES[bool(recompute)] * attention / (cluster.flops_per_second * cluster.attention_share)
