@@ -16,7 +16,7 @@ LINK_SHARE = 0.8  # of the specified rate: NCCL takes 235 GB/s as the most of A1
 # Fitted on every seventh row of llm-foundry's table of H100s (labsupport.step_time.fit), and taken for every card.
 HIDDEN_BYTES = 332.0  # that a token's norms, activations and sums read and write, for each layer and hidden unit
 EXPOSED_SHARE = 0.78  # of the messages that could run beside the compute: what they add to the step all the same
-# Fitted on one published pair of steps, with the optimizer on the host and without.
+# Fitted on one published pair of steps, with the optimizer on the host, cores bound to ranks, and without.
 HOST_ADAM_PARAMETERS_PER_SECOND = 0.82e9  # of one rank
 
 

@@ -25,7 +25,7 @@ from labsupport.step_time.transformer import GPT, Transformer
 
 CITED = tomllib.loads((Path(__file__).parent / "published.toml").read_text())
 RETRIEVED = CITED["retrieved"]
-ALL_REDUCE_SOURCE = CITED["all_reduce"]["source"]
+OTHER_SOURCES = [CITED[name]["source"] for name in ("all_reduce", "core_binding")]
 EVERY = 7  # the rule: which rows of a table are fitted
 MPT_VOCABULARY = 50368
 DDP_BUCKET_BYTES = 25e6  # nanotron's ddp_bucket_cap_mb, of 16-bit gradients

@@ -128,7 +128,7 @@ def published_errors():
         ))  # fmt: skip
     head = ("Published steps", "Fitted", "Unseen", "Median, worst", "Within", "Median, worst")
     sources = dict.fromkeys(each.source for each in published.tables().values())
-    cited = "".join(f"\n- {source}" for source in [*sources, published.ALL_REDUCE_SOURCE])
+    cited = "".join(f"\n- {source}" for source in [*sources, *published.OTHER_SOURCES])
     return f"{table(head, rows)}\n\nCited, retrieved {published.RETRIEVED}:\n{cited}"
 
 
