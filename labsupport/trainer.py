@@ -30,8 +30,11 @@ class DeepSpeedTrainer:
     `initialize_deepspeed` returned, with no config. optimizer: as for `initialize_deepspeed`.
     loss_fn: for a model that returns no loss itself; called as loss_fn(output, target).
 
-    A batch is a dict (given to the model by name), a tuple or list (by position), or one tensor. With a
-    loss_fn the target is the dict's "labels", what follows the tuple's first item, or the tensor itself.
+    A batch is a dict (given to the model by name), a tuple or list (by position), or one tensor; what is within them is
+    moved to the device however deep. With a loss_fn the target is the dict's "labels", what follows the tuple's first
+    item, or the tensor itself. What the model or the loss_fn returns is the loss, has it as "loss", or has it first.
+    Raises TrainingError for a model, a batch or a loss that cannot be trained. All kinds, and what is refused:
+    the section "What the trainer takes" of the book's reference.
     Every method is collective: every rank must call it, the same number of times.
     """
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 STEPS_BEFORE, STEPS_AFTER = 2, 2  # the save
 Pair = namedtuple("Pair", "inputs labels")
+GRAPHS = []
 
 
 class Dense(nn.Module):
@@ -103,11 +104,17 @@ def frozen_below():
     return model
 
 
+def counted(graph, _):
+    """A backend of torch.compile that keeps the graphs which it is given, and runs them as they are."""
+    GRAPHS.append(graph)
+    return graph.forward
+
+
 def compiled():
     """A layer within torch.compile's wrapper, in a model within another."""
     model = Dense()
-    model.first = torch.compile(model.first, backend="eager")  # the backend that compiles fastest
-    return torch.compile(model, backend="eager")
+    model.first = torch.compile(model.first, backend=counted)
+    return torch.compile(model, backend=counted)
 
 
 def two_groups(model):
@@ -178,7 +185,7 @@ def make(kind, stage, seed=0):
         options["optimizer"] = options["optimizer"](model)
     trainer = DeepSpeedTrainer(model, rank_work.fp32_config(stage), **options)
     if compiles:
-        trainer.engine.compile(backend="eager")
+        trainer.engine.compile(backend=counted)
     return trainer
 
 
@@ -198,6 +205,7 @@ def _one_stage(kind, stage, folder):
         return [*losses, trainer.evaluate(batches)]
 
     torch._dynamo.reset()
+    GRAPHS.clear()
     trainer = make(kind, stage)
     trainer.evaluate(batches[:1])
     before = [trainer.train_step(batch) for batch in batches[:STEPS_BEFORE]]
@@ -208,6 +216,8 @@ def _one_stage(kind, stage, folder):
     trainer.load_checkpoint(folder)
     again = go_on(trainer)
     trainer.engine.destroy()
+    if "compile" in kind and not GRAPHS:
+        raise AssertionError("nothing was compiled")
     return before + after[:-1], after, again
 
 
@@ -294,6 +304,26 @@ def _on_meta():
         return Dense()
 
 
+def _partitioned():
+    import deepspeed
+
+    with deepspeed.zero.Init(config_dict_or_path=rank_work.fp32_config(3)):
+        return Dense()
+
+
+def _fsdp():
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    return fully_shard(Dense(), mesh=init_device_mesh("cpu", (torch.distributed.get_world_size(),)))
+
+
+def _pipeline():
+    from deepspeed.pipe import PipelineModule
+
+    return PipelineModule([nn.Linear(8, 8), nn.Linear(8, 8)], num_stages=2)
+
+
 def _mixed():
     model = Dense()
     model.forward = lambda inputs, labels: functional.mse_loss(
@@ -331,6 +361,8 @@ BAD_MODELS = {
         lambda: nn.parallel.DistributedDataParallel(Dense()),
         "already a DistributedDataParallel: pass its .module",
     ),
+    "FSDP": (_fsdp, "already a FSDPModule: pass the model as it was before fully_shard"),
+    "a pipeline": (_pipeline, "already a PipelineModule: pass a plain module"),
     "all frozen": (lambda: Dense().requires_grad_(False), "all of its 4 parameters are frozen"),
     "no parameters": (nn.Identity, "it has no parameters"),
     "on meta": (_on_meta, "first.weight is on the device meta"),
@@ -338,6 +370,17 @@ BAD_MODELS = {
     "a frozen scalar": (lambda: _with(lambda m: m.scale.requires_grad_(False), WithScalar), "scale has no dimension"),
     "a transposed weight": (not_in_order, "first.weight do not lie in their order"),
     "channels_last": (lambda: Images().to(memory_format=torch.channels_last), "convolution.weight do not lie in"),
+}
+OF_ONE_STAGE = {  # stage: {what: what the sentence must say}; at the other it trains
+    0: {
+        "model: float64": "first.weight is in torch.float64",
+        "model: by zero.Init": "first.weight is partitioned, which stage 0 does not know",
+    },
+    3: {
+        "model: two dtypes": "first.weight and second.weight are trained in torch.bfloat16 and torch.float32",
+        "model: in another engine": "already in an engine of ZeRO stage 3",
+        "model: compiled whole": "torch.compile(fullgraph=True) does not get through",
+    },
 }
 SOME, NONE = torch.ones(4, 8), torch.zeros(4, 4)
 BAD_BATCHES = {
@@ -380,9 +423,14 @@ def refusals(stage):
     stranger = torch.optim.AdamW(Dense().parameters())
     tell("optimizer: of another model", lambda: DeepSpeedTrainer(Dense(), config, optimizer=stranger))
     tell("optimizer: a list", lambda: DeepSpeedTrainer(Dense(), config, optimizer=[stranger]))
-    tell("model: two dtypes", lambda: DeepSpeedTrainer(_mixed(), config))
+    tell("model: two dtypes", lambda: DeepSpeedTrainer(_mixed(), config).engine.destroy())
+    tell("model: float64", lambda: DeepSpeedTrainer(Dense().double(), config).engine.destroy())
+    tell("model: by zero.Init", lambda: DeepSpeedTrainer(_partitioned(), config).engine.destroy())
+    whole = torch.compile(Dense(), backend="eager", fullgraph=True)
+    tell("model: compiled whole", lambda: DeepSpeedTrainer(whole, config).train_step((SOME, NONE)))
     tell("model: complex", lambda: DeepSpeedTrainer(_complex(), config))
     trainer = DeepSpeedTrainer(Dense(), config)
+    tell("model: in another engine", lambda: DeepSpeedTrainer(trainer.engine.module, config).engine.destroy())
     tell("model: an engine", lambda: initialize_deepspeed(trainer.engine, config))
     for name, (batch, _) in BAD_BATCHES.items():
         tell(f"batch: {name}", lambda batch=batch: trainer.train_step(batch))
