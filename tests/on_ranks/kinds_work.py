@@ -135,7 +135,9 @@ def pairs(rank):
 
 def nested_pairs(rank):
     """Batches of Nested; what is in double precision must come in the model's own."""
-    return [{"pairs": [Pair(*pair)], "scale": {"by": torch.tensor(0.5, dtype=torch.float64)}} for pair in pairs(rank)]
+    return [
+        {"pairs": [Pair(*pair)], "scale": {"by": torch.full((1,), 0.5, dtype=torch.float64)}} for pair in pairs(rank)
+    ]
 
 
 def images(rank):
