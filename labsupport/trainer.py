@@ -35,6 +35,7 @@ class DeepSpeedTrainer:
     item, or the tensor itself. What the model or the loss_fn returns is the loss, has it as "loss", or has it first.
     Raises TrainingError for a model, a batch or a loss that cannot be trained. All kinds, and what is refused:
     the section "What the trainer takes" of the book's reference.
+
     Every method is collective: every rank must call it, the same number of times.
     """
 

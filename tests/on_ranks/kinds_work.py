@@ -1,6 +1,7 @@
 """What tests/test_kinds_of_models.py runs on live ranks: small models of every kind, and what the trainer refuses."""
 
 import contextlib
+import copy
 import io
 from collections import namedtuple
 
@@ -381,6 +382,7 @@ OF_ONE_STAGE = {  # stage: {what: what the sentence must say}; at the other it t
     3: {
         "model: two dtypes": "first.weight and second.weight are trained in torch.bfloat16 and torch.float32",
         "model: in another engine": "already in an engine of ZeRO stage 3",
+        "engine: around a wrapper": "made of a model within torch.compile's wrapper",
         "model: compiled whole": "torch.compile(fullgraph=True) does not get through",
     },
 }
@@ -408,6 +410,8 @@ BAD_OUTPUTS = {
 
 def refusals(stage):
     """Return {what: (class, sentence)} of everything that is refused, "nothing was raised" where it is not."""
+    import deepspeed
+
     from labsupport import DeepSpeedTrainer, initialize_deepspeed
 
     config = rank_work.fp32_config(stage)
@@ -429,6 +433,12 @@ def refusals(stage):
     tell("model: float64", lambda: DeepSpeedTrainer(Dense().double(), config).engine.destroy())
     tell("model: by zero.Init", lambda: DeepSpeedTrainer(_partitioned(), config).engine.destroy())
     whole = torch.compile(Dense(), backend="eager", fullgraph=True)
+    wrapped, own = torch.compile(Dense(), backend="eager"), copy.deepcopy(config)
+    own["optimizer"]["params"]["torch_adam"] = True
+    trained = list(wrapped.parameters())
+    engine, *_ = deepspeed.initialize(model=wrapped, model_parameters=trained, config=own)
+    tell("engine: around a wrapper", lambda: DeepSpeedTrainer(engine).train_step((SOME, NONE)))
+    engine.destroy()
     tell("model: compiled whole", lambda: DeepSpeedTrainer(whole, config).train_step((SOME, NONE)))
     tell("model: complex", lambda: DeepSpeedTrainer(_complex(), config))
     trainer = DeepSpeedTrainer(Dense(), config)
