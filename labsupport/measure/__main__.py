@@ -19,6 +19,7 @@ from labsupport.command_line import OneSentenceParser, exit_status, write_json
 from labsupport.errors import LabError, TrainingError
 from labsupport.launch.launcher import failure, importing_this_package, launcher_environment, torchrun_command
 from labsupport.launch.processes import run_to_the_end
+from labsupport.measure.collectives import SMALLEST_BYTES
 from labsupport.memory.roles import ROLES, memory_held
 from labsupport.wording import mebibytes, ranks_in_words
 
@@ -91,6 +92,7 @@ def report(measured):
     messages = ", ".join(
         f"{name} {mebibytes(planned['collectives'].get(name, 0))} planned and {mebibytes(size)} sent"
         for name, size in measured["collectives"].items()
+        if max(size, planned["collectives"].get(name, 0)) >= SMALLEST_BYTES
     )
     lines = [
         f"{measured['model']}, {measured['parameters']:,} trained parameters, stage {planned['stage']}, "
