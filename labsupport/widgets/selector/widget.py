@@ -1,6 +1,7 @@
 """The stage selector as a widget: choose a configuration, see what it means, and run it on this machine's ranks."""
 
 import html
+import json
 import threading
 from pathlib import Path
 
@@ -12,10 +13,16 @@ from labsupport.machine.cards import CARDS
 from labsupport.memory.planner import plan_of
 from labsupport.runs import strategy_in_words
 from labsupport.widgets.base import PageWidget, joined, page_form, style
+from labsupport.widgets.selector.facts import facts
 from labsupport.widgets.selector.runs import STEPS, live_run, recorded_runs, shown_run
 from labsupport.widgets.selector.table import AXES, DEFAULT, refusal, run_of, stage_table, strategies
 
 HERE = Path(__file__).parent
+MIRRORED = ("numbers", "shape", "gathering", "model_states", "activations", "liger", "moments", "messages", "planner")
+# The planner in JavaScript: what Python knows, its files in order, and a choice's way into it.
+PLANNER = f"const FACTS = {json.dumps(facts(), separators=(',', ':'))};\n" + joined(
+    HERE, *(f"planner/{name}.js" for name in MIRRORED), "choice.js"
+)
 SCRIPT = joined(HERE, "arithmetic.js", "run_panel.js", "selector.js")  # the last one has the export
 STYLE = style(".stage-selector", HERE, "selector.css")
 BUSY = ("starting", "training", "measuring", "stopping")  # the states of a run that has processes
