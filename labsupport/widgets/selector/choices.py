@@ -8,6 +8,7 @@ facts.py hands over; tests/widgets/test_javascript_planner.py holds that against
 
 import functools
 import itertools
+import json
 import math
 from typing import NamedTuple
 
@@ -131,7 +132,12 @@ def shape_of_choice(choice):
     """Return the Shape of a choice's model, or None for a bare number of parameters; raises ConfigError as Shape's."""
     if choice["model"] == PARAMETERS:
         return None
-    return shape_of_config(choice["config_json"]) if choice["model"] == OWN else shape_named(choice["model"])
+    return _own_shape(json.dumps(choice["config_json"])) if choice["model"] == OWN else shape_named(choice["model"])
+
+
+@functools.lru_cache(maxsize=256)
+def _own_shape(text):
+    return shape_of_config(json.loads(text), "The config.json")
 
 
 def sequence_length_of(choice):
@@ -249,11 +255,11 @@ def farthest(strategy):
     return max(AXES[name].index(strategy[name]) for name in STRATEGY[1:])
 
 
-def copied_bytes(choice):
-    """Return the least that goes between one GPU and its host in a step."""
-    planned = plan_of_choice(choice)
-    each = _link_bytes(choice, planned.settings.accumulation_steps, planned.settings.parameter_bytes)
-    return each * math.ceil(planned.parameters / choice["world_size"])
+def copied_bytes(planned):
+    """Return the least that goes between one GPU and its host in a step of a Plan."""
+    s = planned.settings
+    each = _link_bytes(s._asdict(), s.accumulation_steps, s.parameter_bytes)
+    return each * math.ceil(planned.parameters / s.world_size)
 
 
 def _link_bytes(strategy, accumulation=1, parameter_bytes=2):

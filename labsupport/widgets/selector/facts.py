@@ -59,7 +59,9 @@ def facts():
         "most_layers": MOST_LAYERS,
         "most_parameters": MOST_PARAMETERS,
         "models": {name: config_of(shape) for name, shape in PRESETS.items()} | known_models(),
-        "cards": {name: {"memory_bytes": each.memory_bytes, "precision": each.precision} for name, each in CARDS.items()},
+        "cards": {
+            name: {"memory_bytes": each.memory_bytes, "precision": each.precision} for name, each in CARDS.items()
+        },
         "allowance_bytes": ALLOWANCE_BYTES,
         "rank_bytes": RANK_BYTES,
         "rng_state_bytes": RNG_STATE_BYTES,
@@ -67,7 +69,8 @@ def facts():
         "bytes_of": BYTES_OF,
         "settings": Settings()._asdict(),
         "strategies": [
-            strategy | {"farthest": farthest(strategy), "settings": _own_settings(strategy)} for strategy in strategies()
+            strategy | {"farthest": farthest(strategy), "settings": _own_settings(strategy)}
+            for strategy in strategies()
         ],
         "configs": {
             precision: [strategy_config(precision, **strategy) for strategy in strategies()]
