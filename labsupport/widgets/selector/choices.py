@@ -92,11 +92,11 @@ MOST_SIZE = 10**12
 
 
 def checked_choice(choice):
-    """Return a whole choice from some of its values; raises ConfigError, in one sentence, for what cannot be planned."""
+    """Return a whole choice from some of its values; raises ConfigError, in one sentence, for what has no plan."""
     for name, value in choice.items():
         if name not in DEFAULT:
             raise ConfigError(f"The selector has no {name!r}: it has {', '.join(DEFAULT)}.")
-        if name in AXES and not any(value == known and isinstance(value, type(known)) for known in AXES[name]):
+        if name in AXES and not any(value == known and type(value) is type(known) for known in AXES[name]):
             raise ConfigError(f"{name} is {value!r}: the selector has {', '.join(map(str, AXES[name]))}.")
         if name in BOUNDS and value != DEFAULT[name]:
             _require_within(name, value, BOUNDS[name], whole=name != "host_memory")
@@ -138,6 +138,14 @@ def shape_of_choice(choice):
 @functools.lru_cache(maxsize=256)
 def _own_shape(text):
     return shape_of_config(json.loads(text), "The config.json")
+
+
+def model_in_words(choice):
+    """Return what a choice's model is called: its name, or what it is made of."""
+    if choice["model"] == PARAMETERS:
+        return f"a model of {choice['parameters']:,} parameters"
+    shape = shape_of_choice(choice)
+    return f"a {shape.architecture} of {shape.parameters:,} parameters" if choice["model"] == OWN else choice["model"]
 
 
 def sequence_length_of(choice):
@@ -228,7 +236,7 @@ def refusal(choice):
 
 
 def sums_refusal(stage, precision):
-    """Return "" where DeepSpeed adds gradients up in fp32 at a stage in a precision, else the sentence that says why."""
+    """Return "" where DeepSpeed adds gradients up in fp32 at a stage and precision, else the sentence that says why."""
     config = {precision: {"enabled": True}} if precision != "fp32" else {}
     config |= {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": stage}}
     try:

@@ -38,8 +38,8 @@ def facts():
     """Return what planner/ and choice.js read as FACTS, in bytes and elements.
 
     "strategies": the cheapest first, each with how far it puts data and with the "settings" in which it differs from
-    "settings"; "configs": [precision][strategy], for one sample; "refusals": {"stage|optimizer|parameters": sentence}; "sums_refused":
-    {"stage|precision": sentence}, where DeepSpeed does not add gradients up in fp32.
+    "settings"; "configs": [precision][strategy], for one sample; "refusals": {"stage|optimizer|parameters": sentence};
+    "sums_refused": {"stage|precision": sentence}, where DeepSpeed does not add gradients up in fp32.
     """
     return {
         "axes": AXES,
@@ -58,6 +58,7 @@ def facts():
         "not_described": NOT_DESCRIBED,
         "most_layers": MOST_LAYERS,
         "most_parameters": MOST_PARAMETERS,
+        "presets": len(PRESETS),
         "models": {name: config_of(shape) for name, shape in PRESETS.items()} | known_models(),
         "cards": {
             name: {"memory_bytes": each.memory_bytes, "precision": each.precision} for name, each in CARDS.items()
