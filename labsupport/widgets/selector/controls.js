@@ -88,30 +88,36 @@ function buttonsControl({ axis, label, words = String }, choose, name) {
 
 // A free number. Where it may be left empty, `usual` says what stands for it then.
 function numberControl({ axis, label, usual, text = false }, choose) {
-  const input = element("input", {
-    type: text ? "text" : "number",
-    inputmode: "decimal",
-    step: axis === "host_memory" ? "any" : "1",
-    min: FACTS.bounds[axis]?.[0] ?? 0,
-    autocomplete: "off",
-    // What is being typed is looked at with each key; what stays refused is taken back when the reader leaves.
-    input: () => {
-      const value = numberIn(input.value);
-      input.setAttribute("aria-invalid", !choose({ [axis]: value === null && !usual ? NaN : value }));
-    },
-    blur: () => {
-      if (input.getAttribute("aria-invalid") === "true") choose({});
-    },
-  });
+  const attributes = { type: text ? "text" : "number", min: FACTS.bounds[axis][0], step: axis === "host_memory" ? "any" : "1" };
+  const { input, show } = numberInput(attributes, (value) => choose({ [axis]: value ?? (usual ? null : NaN) }), choose);
   input.dataset.axis = axis;
   const root = element("label", { class: "control" }, element("span", {}, label), input);
-  function show(choice) {
-    const value = choice[axis];
-    input.placeholder = usual?.(choice) ?? "";
+  return { root, show: (choice) => show(choice[axis], usual?.(choice) ?? "") };
+}
+
+// An input for a number. What is being typed is taken with each key, and stands as it was typed; what is refused then
+// is marked, and taken back when the reader leaves. take: says whether the number was taken.
+function numberInput(attributes, take, choose) {
+  let typing = false;
+  const refused = () => input.getAttribute("aria-invalid") === "true";
+  const input = element("input", {
+    inputmode: "decimal",
+    autocomplete: "off",
+    ...attributes,
+    input: () => {
+      typing = true;
+      input.setAttribute("aria-invalid", !take(numberIn(input.value)));
+      typing = false;
+    },
+    blur: () => refused() && choose({}),
+  });
+  function show(value, usual = "") {
+    input.placeholder = usual;
+    if (typing) return;
     input.setAttribute("aria-invalid", false);
-    if (input !== document.activeElement && numberIn(input.value) !== value) input.value = value ?? "";
+    if (numberIn(input.value) !== value) input.value = value ?? "";
   }
-  return { root, show };
+  return { input, show };
 }
 
 // The number that a text says, NaN where it says none, null where it is empty: "7.5e9", "70b", "1,024".

@@ -53,7 +53,7 @@ function trainingArguments(choice, config) {
     `    weight_decay=${weight_decay},`,
     `    max_grad_norm=${config.gradient_clipping},`,
     ...(choice.precision === "fp32" ? [] : [`    ${choice.precision}=True,`]),
-    ...(choice.checkpointing ? ["    gradient_checkpointing=True,"] : []),
+    ...(choice.checkpointing ? ["    activation_checkpointing=True,  # up to transformers 5.17 gradient_checkpointing=True"] : []),
     ...(choice.liger ? ["    use_liger_kernel=True,"] : []),
     ")",
   ].join("\n");
@@ -80,9 +80,10 @@ function readHash(hash) {
   if (!hash.startsWith(HASH)) return null;
   try {
     const parts = Object.fromEntries(new URLSearchParams(hash.slice(HASH.length)));
-    const values = Object.entries(parts).filter(([name]) => name in FACTS.default);
-    const choice = wholeChoice(Object.fromEntries(values.map(([name, text]) => [name, valueIn(name, text)])));
-    return choice && { choice, pinned: parts.pinned ? wholeChoice(JSON.parse(parts.pinned)) : null };
+    const { pinned, ...values } = parts;
+    if (!Object.keys(values).every((name) => Object.hasOwn(FACTS.default, name))) return null;
+    const choice = wholeChoice(Object.fromEntries(Object.entries(values).map(([name, text]) => [name, valueIn(name, text)])));
+    return choice && { choice, pinned: pinned ? wholeChoice(JSON.parse(pinned)) : null };
   } catch {
     return null;
   }

@@ -33,14 +33,9 @@ function modelPanel(choose, current) {
   );
   const tied = element("input", { type: "checkbox", change: () => chooseConfig({ tie_word_embeddings: tied.checked }) });
   const sizes = OWN_SIZES.map(([key, label]) => {
-    const input = element("input", {
-      type: "number",
-      min: 1,
-      input: () => input.setAttribute("aria-invalid", !chooseConfig({ [key]: numberIn(input.value) ?? NaN })),
-      blur: () => input.getAttribute("aria-invalid") === "true" && choose({}),
-    });
+    const { input, show: showSize } = numberInput({ type: "number", min: 1 }, (value) => chooseConfig({ [key]: value ?? NaN }), choose);
     input.dataset.size = key;
-    return { key, input, root: element("label", { class: "control" }, element("span", {}, label), input) };
+    return { key, showSize, root: element("label", { class: "control" }, element("span", {}, label), input) };
   });
   const shape = element(
     "fieldset",
@@ -69,10 +64,9 @@ function modelPanel(choose, current) {
     const known = { ...config, num_key_value_heads: config.num_key_value_heads ?? read.attention_heads, intermediate_size: read.mlp_size };
     architecture.value = config.model_type;
     tied.checked = read.tied;
-    for (const { key, input, root: label } of sizes) {
-      input.setAttribute("aria-invalid", false);
+    for (const { key, showSize, root: label } of sizes) {
       label.hidden = key === "num_key_value_heads" && config.model_type === "gpt2";
-      if (input !== document.activeElement && numberIn(input.value) !== known[key]) input.value = known[key];
+      showSize(known[key]);
     }
   }
   return { root, show };
@@ -132,29 +126,21 @@ function sizesPanel(choose, current) {
     choose,
     `sums-${(panels += 1)}`,
   );
-  const controls = Object.entries(FACTS.sizes).map(([key, { field, stages, least }]) => {
-    const input =
-      least === null
-        ? element("select", { change: set }, ...["", "true", "false"].map((value) => element("option", { value }, value || "as usual")))
-        : element("input", { type: "number", min: least, step: 1, input: set });
-    input.dataset.size = key;
-    function set() {
+  const controls = Object.entries(FACTS.sizes).map(([key, size]) => {
+    const take = (value) => {
       const { [key]: _, ...others } = current().sizes;
-      const value = least === null ? (input.value ? input.value === "true" : null) : numberIn(input.value);
-      input.setAttribute("aria-invalid", !choose({ sizes: value === null ? others : { ...others, [key]: value } }));
-    }
+      return choose({ sizes: value === null ? others : { ...others, [key]: value } });
+    };
+    const { input, show } = size.least === null ? switchInput(take) : numberInput({ type: "number", min: size.least, step: 1 }, take, choose);
+    input.dataset.size = key;
     const root = element("label", { class: "control" }, element("span", {}, key), input);
-    function show(choice, settings) {
-      root.hidden = !stages.includes(choice.stage);
-      input.setAttribute("aria-invalid", false);
-      if (least === null) input.value = String(choice.sizes[key] ?? "");
-      else {
-        input.placeholder = settings[field];
-        const set = choice.sizes[key] ?? null;
-        if (input !== document.activeElement && numberIn(input.value) !== set) input.value = set ?? "";
-      }
-    }
-    return { root, show };
+    return {
+      root,
+      show: (choice, settings) => {
+        root.hidden = !size.stages.includes(choice.stage);
+        show(choice.sizes[key] ?? null, settings[size.field]);
+      },
+    };
   });
   const root = element(
     "details",
@@ -168,6 +154,14 @@ function sizesPanel(choose, current) {
     controls.forEach((each) => each.show(choice, settings));
   };
   return { root, show };
+}
+
+// True, false, or as DeepSpeed has it.
+function switchInput(take) {
+  const words = { "": "as usual", true: "true", false: "false" };
+  const options = Object.entries(words).map(([value, text]) => element("option", { value }, text));
+  const input = element("select", { change: () => take(input.value ? input.value === "true" : null) }, ...options);
+  return { input, show: (value) => (input.value = String(value ?? "")) };
 }
 
 let panels = 0; // several on one page need names of their own

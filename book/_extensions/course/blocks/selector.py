@@ -92,8 +92,8 @@ def seventy_billion_on_eight():
         f"No: stage 3 with checkpointing needs {_gib(alone)} at the peak of a rank, and an H100 has 79.6 GiB. "
         f"All on the GPU takes {fewest} such cards.\n\n"
         f"On eight, with the optimizer on the host, stage 3 needs {_gib(offloaded)} and {verdict}. "
-        f"The host of the eight then needs {gigabytes(host_bytes_of_node(offloaded, 8))} GB when a step peaks, and up to "
-        f"{gigabytes(loading_bytes_of_node(offloaded, 8))} GB where each rank loads the whole model."
+        f"The host of the eight then needs {gigabytes(host_bytes_of_node(offloaded, 8))} GB when a step peaks, and "
+        f"up to {gigabytes(loading_bytes_of_node(offloaded, 8))} GB where each rank loads the whole model."
     )
 
 
