@@ -1,5 +1,6 @@
 // A choice in JavaScript, as choices.py has it: its model, its Settings, its ds_config, what refuses it.
 
+const NUMBERS = new Intl.NumberFormat("en");
 const rememberedModels = new Map();
 
 // {shape} or {parameters} of a choice; throws a Refusal for a config.json that is not understood.
@@ -50,7 +51,7 @@ function settingsOf(choice, model) {
     accumulation_steps: choice.accumulation,
   };
   for (const [key, value] of Object.entries(zeroKeys(choice, model))) settings[FACTS.sizes[key].field] = value;
-  if (model.shape && choice.offload_param === "nvme") settings.parameter_buffer_size = maximum(sizesOf(model.shape));
+  if (model.shape && choice.offload_param === "nvme") settings.parameter_buffer_size = largestOf(sizesOf(model.shape));
   settings.parameter_bytes = FACTS.bytes_of[settings.precision];
   settings.accumulation_bytes = FACTS.bytes_of[settings.accumulation_dtype];
   return settings;
@@ -58,11 +59,11 @@ function settingsOf(choice, model) {
 
 // The plan of a choice; throws a Refusal.
 function planOfChoice(choice, model = modelOf(choice)) {
-  return planOf(model, settingsOf(choice, model), {
-    sequence_length: sequenceOf(choice, model),
-    checkpointing: choice.checkpointing,
-    liger: choice.liger,
-  });
+  return planOf(model, settingsOf(choice, model), trainingOf(choice, model));
+}
+
+function trainingOf(choice, model) {
+  return { sequence_length: sequenceOf(choice, model), checkpointing: choice.checkpointing, liger: choice.liger };
 }
 
 // The ds_config of a choice, its keys in the order that Python gives them.
@@ -70,7 +71,7 @@ function configOf(choice, model = modelOf(choice)) {
   const base = FACTS.configs[choice.precision][strategyOf(choice)];
   const zero = { ...base.zero_optimization };
   if (model.shape && choice.offload_param === "nvme") {
-    zero.offload_param = { ...zero.offload_param, buffer_size: maximum(sizesOf(model.shape)) };
+    zero.offload_param = { ...zero.offload_param, buffer_size: largestOf(sizesOf(model.shape)) };
   }
   const config = {
     ...base,
@@ -93,13 +94,13 @@ function refusalOf(choice) {
     if (value === FACTS.default[name]) continue;
     const whole = name !== "host_memory";
     if (typeof value !== "number" || !(value >= low && value <= high) || (whole && !Number.isInteger(value))) {
-      return `${NAMES_IN_WORDS[name]}: give a ${whole ? "whole " : ""}number from ${low} to ${high.toLocaleString("en")}.`;
+      return `${NAMES_IN_WORDS[name]}: give a ${whole ? "whole " : ""}number from ${low} to ${NUMBERS.format(high)}.`;
     }
   }
   for (const [key, value] of Object.entries(choice.sizes)) {
     const { least } = FACTS.sizes[key];
     if (least === null ? typeof value !== "boolean" : !Number.isInteger(value) || value < least || value > FACTS.most_size) {
-      return `${key}: give ${least === null ? "true or false" : `a whole number from ${least} to ${FACTS.most_size.toLocaleString("en")}`}.`;
+      return `${key}: give ${least === null ? "true or false" : `a whole number from ${least} to ${NUMBERS.format(FACTS.most_size)}`}.`;
     }
   }
   if (choice.model === "parameters" && choice.parameters === null) return "Give the model's number of parameters.";
@@ -107,14 +108,13 @@ function refusalOf(choice) {
     const model = modelOf(choice);
     const tokens = choice.micro_batch_size * (sequenceOf(choice, model) ?? 1);
     if (tokens > FACTS.most_tokens) {
-      return `A micro-batch would have ${tokens.toLocaleString("en")} tokens: give fewer samples or shorter ones.`;
+      return `A micro-batch would have ${NUMBERS.format(tokens)} tokens: give fewer samples or shorter ones.`;
     }
-    planOfChoice(choice, model);
+    return planRefusal(model, trainingOf(choice, model));
   } catch (error) {
     if (error instanceof Refusal) return error.message;
     throw error;
   }
-  return "";
 }
 
 const NAMES_IN_WORDS = {

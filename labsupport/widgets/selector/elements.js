@@ -79,8 +79,8 @@ function strategyInWords({ stage, offload_optimizer, offload_param }) {
 // Bytes in units of 1e9, as hosts' memory is sold: 64 GB.
 function inGigabytes(bytes) {
   const value = bytes / 1e9;
-  if (Number.isInteger(value)) return `${value.toLocaleString("en")} GB`;
-  return value >= 99.5 ? `${Math.round(value).toLocaleString("en")} GB` : `${value.toFixed(value >= 9.95 ? 1 : 2)} GB`;
+  if (Number.isInteger(value)) return `${NUMBERS.format(value)} GB`;
+  return value >= 99.5 ? `${NUMBERS.format(Math.round(value))} GB` : `${value.toFixed(value >= 9.95 ? 1 : 2)} GB`;
 }
 
 function parametersInWords(parameters) {
@@ -96,7 +96,7 @@ function modelInWords(choice) {
 }
 
 function counted(number, one, several = `${one}s`) {
-  return `${number.toLocaleString("en")} ${number === 1 ? one : several}`;
+  return `${NUMBERS.format(number)} ${number === 1 ? one : several}`;
 }
 
 // A strategy and whether layers are computed again, as the rows of a ladder say it.

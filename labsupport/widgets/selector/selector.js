@@ -75,6 +75,21 @@ function adviceInWords(choice, outcome, found, offered) {
   return `${outcome.fits ? "Cheaper, and fits too" : "The cheapest that fits"}: ${what}, ${inBytes(outcomeOf(found).plan.peakBytes)} a GPU.`;
 }
 
+// The verdict in one line, in sight as long as the controls are. Whoever listens hears the verdict itself.
+function briefPart() {
+  const root = element("div", { class: "brief", "aria-hidden": "true" });
+  function draw(choice, outcome) {
+    const verdict = verdictOf(outcome);
+    root.classList.toggle("fits", verdict === "fits");
+    const { plan, hostBytes } = outcome;
+    root.replaceChildren(
+      element("strong", {}, VERDICTS[verdict](outcome)),
+      ` ${inBytes(plan.peakBytes)} of a GPU's ${inBytes(outcome.capacity)}, ${inGigabytes(hostBytes)} of the host's ${inGigabytes(outcome.hostCapacity)}.`,
+    );
+  }
+  return { root, draw };
+}
+
 // The bytes of one rank and of a node's host, as bars against what there is, and the same numbers as a table.
 function memoryPart() {
   const root = element("section", { class: "memory" });
@@ -103,7 +118,7 @@ function memoryPart() {
       ...hostBars(outcome),
       element("p", { class: "elsewhere" }, nvme),
       roleKey(FACTS.roles.filter((role) => rest[role] || peak[role] || onHostOf(plan)[role]), ["predicted"]),
-      element("details", {}, element("summary", {}, "The GPU's bytes by role"), roleTable(roles, rest, peak)),
+      element("details", { class: "roles" }, element("summary", {}, "The GPU's bytes by role"), roleTable(roles, rest, peak)),
     );
   }
   return { root, draw };
@@ -548,6 +563,7 @@ function render({ model, el }) {
   });
   const showAll = [...groups.flatMap(({ shows }) => shows), own.show, sizes.show];
   const parts = {
+    brief: briefPart(),
     verdict: verdictPart(choose),
     memory: memoryPart(),
     sent: sentPart(),
@@ -577,7 +593,7 @@ function render({ model, el }) {
     element(
       "div",
       { class: "stage-selector", role: "group", "aria-label": "Stage selector" },
-      element("div", { class: "controls" }, ...groups.map(({ root }) => root), sizes.root, pastePanel(choose, current).root),
+      element("div", { class: "controls" }, ...groups.map(({ root }) => root), sizes.root, pastePanel(choose, current).root, parts.brief.root),
       refusal,
       parts.verdict.root,
       element("div", { class: "columns" }, parts.memory.root, parts.sent.root),

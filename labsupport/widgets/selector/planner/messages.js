@@ -25,9 +25,9 @@ function reductionsOf(s) {
 function stage3Elements(sizes, s, checkpointedLayers, tiedEmbedding) {
   const ranks = s.world_size;
   let [summed, scattered] = [0, 0];
-  for (const size of sizes) {
-    if (!s.reduce_scatter && size <= s.reduce_bucket_size) summed += size;
-    else scattered += Math.ceil(size / ranks);
+  for (const [size, count] of countsOf(sizes)) {
+    if (!s.reduce_scatter && size <= s.reduce_bucket_size) summed += size * count;
+    else scattered += Math.ceil(size / ranks) * count;
   }
   return {
     all_reduce: summed * reductionsOf(s),
@@ -39,7 +39,7 @@ function stage3Elements(sizes, s, checkpointedLayers, tiedEmbedding) {
 function gatheredElements(sizes, s, layers, tied) {
   const part = (size) => Math.ceil(size / s.world_size);
   let once = 0;
-  for (const size of sizes) if (size <= s.persistence_threshold) once += part(size);
+  for (const [size, count] of countsOf(sizes)) if (size <= s.persistence_threshold) once += part(size) * count;
   let large = largeOf(sizes, s.persistence_threshold);
   let parts = large.map(part);
   let tiedFirst = tied && large[0] === sizes[0];

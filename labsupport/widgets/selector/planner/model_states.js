@@ -5,32 +5,27 @@ const FP32 = 4;
 
 // How a model's elements divide over the ranks, of rank 0. sizes: the elements of each tensor, in order.
 function sharesOf(sizes, s) {
-  const [total, largest, ranks] = [sum(sizes), maximum(sizes), s.world_size];
+  const total = remembered(sizes, "total", () => sum(sizes));
+  const largest = largestOf(sizes);
   const none = { persistent: 0, tensors: 1, window: 0, kept: 0 };
   if (s.stage === 0) return { ...none, parameters: total, whole: total, share: total, cut: total, largest, tensors: sizes.length };
   if (s.stage === 3) {
     const large = largeOf(sizes, s.persistence_threshold);
-    let share = 0;
-    for (const size of sizes) share += Math.ceil(size / ranks);
-    return {
-      ...none,
-      parameters: total,
-      whole: total,
-      share,
-      cut: share,
-      largest,
-      persistent: total - sum(large),
-      window: windowOf(large),
-      kept: gatheringOf(large, s).whole,
-    };
+    let [share, persistent] = [0, 0];
+    for (const [size, count] of countsOf(sizes)) {
+      share += Math.ceil(size / s.world_size) * count;
+      if (size <= s.persistence_threshold) persistent += size * count;
+    }
+    const window = remembered(large, "window", () => windowOf(large));
+    return { ...none, parameters: total, whole: total, share, cut: share, largest, persistent, window, kept: gatheringOf(large, s).whole };
   }
-  const share = Math.ceil(total / (2 * ranks)) * 2;
+  const share = Math.ceil(total / (2 * s.world_size)) * 2;
   let cut = 0;
   for (const size of sizes) {
     if (cut >= share) break;
     cut += size;
   }
-  return { ...none, parameters: total, whole: share * ranks, share, cut, largest };
+  return { ...none, parameters: total, whole: share * s.world_size, share, cut, largest };
 }
 
 // The shares of a model of which only the number of parameters is known: no tensor is small or large.
@@ -40,15 +35,12 @@ function sharesOfNumber(parameters, s) {
   return { parameters, whole: parameters, share, cut: share, largest: 0, persistent: 0, tensors: 1, window: 0, kept };
 }
 
+// The partitioned tensors that are whole at one time when none is kept: the one in use and the next two.
 function windowOf(large) {
   let most = 0;
-  for (let start = 0; start < large.length; start += 1) most = Math.max(most, sum(large.slice(start, start + 3)));
-  return most;
-}
-
-function maximum(numbers) {
-  let most = 0;
-  for (const number of numbers) most = Math.max(most, number);
+  for (let start = 0; start < large.length; start += 1) {
+    most = Math.max(most, large[start] + (large[start + 1] ?? 0) + (large[start + 2] ?? 0));
+  }
   return most;
 }
 

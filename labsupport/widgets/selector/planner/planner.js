@@ -1,17 +1,20 @@
 // memory/planner.py and memory/room.py in JavaScript: what a rank will hold and send, on GPUs, and whether it has room.
 
-// The plan of a model on GPUs. model: {shape} or {parameters}; training: {sequence_length, checkpointing, liger}.
+// "" where there is a plan for a model, else the sentence that says why there is none.
+function planRefusal({ shape }, { sequence_length, liger }) {
+  if (shape && sequence_length > shape.longest_sequence) {
+    return `The samples have ${sequence_length} tokens, and this model reads at most ${shape.longest_sequence}: give fewer.`;
+  }
+  if (shape && liger && !ligerIsPlanned(shape)) {
+    return `Liger's kernels are planned for a Llama and its like, not for ${shape.architecture}: switch them off.`;
+  }
+  return "";
+}
+
+// The plan of a model on GPUs, where planRefusal has nothing against it. model: {shape} or {parameters}; training: {sequence_length, checkpointing, liger}.
 function planOf(model, s, training) {
   const { shape } = model;
   let activations = NO_ACTIVATIONS;
-  if (shape && training.sequence_length > shape.longest_sequence) {
-    throw new Refusal(
-      `The samples have ${training.sequence_length} tokens, and this model reads at most ${shape.longest_sequence}: give fewer.`,
-    );
-  }
-  if (shape && training.liger && !ligerIsPlanned(shape)) {
-    throw new Refusal(`Liger's kernels are planned for a Llama and its like, not for ${shape.architecture}: switch them off.`);
-  }
   if (shape?.family.counted) {
     const count = training.liger ? ligerActivationBytes : activationBytes;
     activations = count(shape, s.micro_batch_size, training.sequence_length, s.parameter_bytes, training.checkpointing, s.reduce_bucket_size);

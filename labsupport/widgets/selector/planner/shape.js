@@ -94,6 +94,19 @@ function sizesOf(shape) {
   });
 }
 
+// How many tensors there are of each size: few sizes, many tensors.
+function countsOf(sizes) {
+  return remembered(sizes, "counts", () => {
+    const counts = new Map();
+    for (const size of sizes) counts.set(size, (counts.get(size) ?? 0) + 1);
+    return counts;
+  });
+}
+
+function largestOf(sizes) {
+  return Math.max(...countsOf(sizes).keys());
+}
+
 function withLayers(shape, layers) {
   return withTensors({ ...shape, layers });
 }
