@@ -139,7 +139,8 @@ REDRAWS = """() => {
     document.body.getBoundingClientRect(); // the layout belongs to it
     seconds.push((performance.now() - start) / 1000);
   };
-  const shown = (selector) => [...document.querySelectorAll(`.stage-selector ${selector}`)].filter((each) => each.offsetParent);
+  const all = (selector) => [...document.querySelectorAll(`.stage-selector ${selector}`)];
+  const shown = (selector) => all(selector).filter((each) => each.offsetParent);
   for (const list of shown(".controls select")) {
     for (const { value } of list.options) timed(() => { list.value = value; list.dispatchEvent(new Event("change")); });
   }

@@ -129,7 +129,7 @@ def _require_size(key, value):
 
 
 def shape_of_choice(choice):
-    """Return the Shape of a choice's model, or None for a bare number of parameters; raises ConfigError as Shape's."""
+    """Return the Shape of a choice's model, or None for a bare number of parameters."""
     if choice["model"] == PARAMETERS:
         return None
     return _own_shape(json.dumps(choice["config_json"])) if choice["model"] == OWN else shape_named(choice["model"])

@@ -1,5 +1,6 @@
 """The computed blocks of book/selector.md."""
 
+import itertools
 import math
 
 from course.blocks.block import block
@@ -7,7 +8,7 @@ from course.table import table
 from labsupport.memory.room import fits, host_bytes_of_node, last_that_holds, loading_bytes_of_node
 from labsupport.runs import strategy_in_words
 from labsupport.shapes import config_of
-from labsupport.widgets.selector.choices import DEFAULT, OWN, plan_of_choice, shape_of_choice, strategies
+from labsupport.widgets.selector.choices import DEFAULT, OWN, farthest, plan_of_choice, shape_of_choice, strategies
 from labsupport.wording import gigabytes
 
 SEVEN_BILLION = DEFAULT | {"model": "7b", "card": "RTX 4090", "world_size": 4, "micro_batch_size": 1}
@@ -17,7 +18,6 @@ SEVEN_BILLION = DEFAULT | {"model": "7b", "card": "RTX 4090", "world_size": 4, "
 def seven_billion_on_four():
     """The answer to the page's question, worked out with the planner alone."""
     rows = []
-    found = None
     for strategy in strategies():
         plain, recomputed = (
             plan_of_choice(SEVEN_BILLION | strategy | {"checkpointing": checkpointing})
@@ -25,17 +25,23 @@ def seven_billion_on_four():
         )
         verdicts = [fits(planned, SEVEN_BILLION["card"]) for planned in (plain, recomputed)]
         words = "yes" if verdicts[0] else "with checkpointing" if verdicts[1] else "no"
-        rows.append((strategy_in_words(**strategy), _gib(plain), _gib(recomputed), words))
-        if found is None and any(verdicts):
-            found = (strategy, verdicts[0], plain if verdicts[0] else recomputed)
-    strategy, plainly, planned = found
-    how = "without activation checkpointing" if plainly else "with activation checkpointing"
-    head = ("strategy", "peak without checkpointing", "peak with checkpointing", "fits")
-    return (
-        f"The cheapest that fits is **{strategy_in_words(**strategy)}**, {how}: {_gib(planned)} at the peak of a "
-        f"rank. The host of the four needs {gigabytes(host_bytes_of_node(planned, 4))} GB of memory.\n\n"
-        + table(head, rows, ["left"] * 4)
-    )
+        host = f"{gigabytes(host_bytes_of_node(recomputed, 4))} GB"
+        rows.append((strategy_in_words(**strategy), _gib(plain), _gib(recomputed), words, host))
+    head = ("strategy", "peak without checkpointing", "peak with checkpointing", "fits the GPU", "the host needs")
+    hosts = "\n".join(f"- With {host} GB of host memory: {_cheapest(host * 1e9)}." for host in (128, 96, 64))
+    return f"The cheapest that fits, the host included:\n\n{hosts}\n\n" + table(head, rows, ["left"] * 5)
+
+
+def _cheapest(host_bytes):
+    """The cheapest way that fits four cards and their host, in words; "cheap" as the selector orders its rows."""
+    for far, checkpointing, strategy in itertools.product((0, 1, 2), (False, True), strategies()):
+        choice = SEVEN_BILLION | strategy | {"checkpointing": checkpointing}
+        if farthest(strategy) == far and _has_room(choice, host_bytes):
+            how = ", with activation checkpointing" if checkpointing else ""
+            planned = plan_of_choice(choice)
+            needed = gigabytes(host_bytes_of_node(planned, 4))
+            return f"**{strategy_in_words(**strategy)}**{how}, {_gib(planned)} at the peak of a rank, {needed} GB on the host"
+    return "nothing on four cards in one machine"
 
 
 ONE_CARD = DEFAULT | {"model": "7b", "card": "RTX 4090", "world_size": 1, "micro_batch_size": 1, "checkpointing": True}
