@@ -161,6 +161,13 @@ def test_the_notes_on_what_stage_3_gathers_are_true(words, whole):
             assert is_whole == whole, choice["model"]
 
 
+def test_the_note_on_sub_groups_is_true():
+    for choice, shown in noted("buffers of four sub-groups"):
+        smaller = choice | {"sizes": {"sub_group_size": 100}}
+        less = plan_of_choice(smaller).host_bytes("peak") < plan_of_choice(choice).host_bytes("peak")
+        assert less == shown, choice
+
+
 def test_no_choice_has_both_notes_on_what_stage_3_gathers():
     for (choice, whole), (_, part) in zip(noted("releases nothing"), noted("Some 1e9 gathered"), strict=True):
         assert not (whole and part), choice

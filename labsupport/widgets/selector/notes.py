@@ -46,6 +46,8 @@ def notes():
               offload_optimizer=["cpu", "nvme"]),
         _note(f"{ON_A_DRIVE} {MORE_FROM_THE_DRIVE}", offload_optimizer=["nvme"], offload_param=["none", "cpu"]),
         _note(f"{ON_A_DRIVE} {STILL_ON_THE_HOST} {MORE_FROM_THE_DRIVE}", offload_param=["nvme"]),
+        _note("Each rank locks buffers of four sub-groups in the host's memory: a smaller sub_group_size takes less.",
+              offload_optimizer=["nvme"]),
         _note("Activation checkpointing is the model's own: call model.activation_checkpointing_enable() before "
               "deepspeed.initialize. No line of the config turns it on.", checkpointing=[True]),
         _note("Liger's kernels are the model's own as well: use_liger_kernel=True of TrainingArguments. They were read "

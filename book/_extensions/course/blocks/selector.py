@@ -39,8 +39,8 @@ def _cheapest(host_bytes):
         if farthest(strategy) == far and _has_room(choice, host_bytes):
             how = ", with activation checkpointing" if checkpointing else ""
             planned = plan_of_choice(choice)
-            needed = gigabytes(host_bytes_of_node(planned, 4))
-            return f"**{strategy_in_words(**strategy)}**{how}, {_gib(planned)} at the peak of a rank, {needed} GB on the host"
+            on_host = gigabytes(host_bytes_of_node(planned, 4))
+            return f"**{strategy_in_words(**strategy)}**{how}, {_gib(planned)} a GPU and {on_host} GB of the host"
     return "nothing on four cards in one machine"
 
 
