@@ -20,7 +20,7 @@ const GROUPS = [
       { axis: "card", label: "Each GPU", kind: "list", words: (name) => `${name}, ${inBytes(FACTS.cards[name].memory_bytes)}` },
       { axis: "world_size", label: "GPUs, one rank each", kind: "number" },
       { axis: "gpus_per_node", label: "GPUs in a node", kind: "number" },
-      { axis: "host_memory", label: "Host memory of a node, GB", kind: "number" },
+      { axis: "host_memory", label: "A node's host memory, GB", kind: "number" },
     ],
   },
   {
