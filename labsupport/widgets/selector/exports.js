@@ -53,7 +53,7 @@ function trainingArguments(choice, config) {
     `    weight_decay=${weight_decay},`,
     `    max_grad_norm=${config.gradient_clipping},`,
     ...(choice.precision === "fp32" ? [] : [`    ${choice.precision}=True,`]),
-    ...(choice.checkpointing ? ["    activation_checkpointing=True,  # up to transformers 5.17 gradient_checkpointing=True"] : []),
+    ...(choice.checkpointing ? ["    # Up to transformers 5.17 it is called gradient_checkpointing.", "    activation_checkpointing=True,"] : []),
     ...(choice.liger ? ["    use_liger_kernel=True,"] : []),
     ")",
   ].join("\n");

@@ -124,7 +124,7 @@ function recordedPanel(model) {
           "p",
           { class: "quiet" },
           `None was recorded: the ${record.runs.length} that were are of the models ${models.join(" and ")} on 1, 2 and 4 ` +
-            `ranks. In a notebook this choice can be run.`,
+            `ranks. In a notebook a choice is run on the machine that is there.`,
         ),
       );
       return;
