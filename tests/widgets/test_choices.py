@@ -163,6 +163,8 @@ def test_the_notes_on_what_stage_3_gathers_are_true(words, whole):
 
 def test_the_note_on_sub_groups_is_true():
     for choice, shown in noted("buffers of four sub-groups"):
+        if (choice["precision"], choice["accumulation"]) != ("bf16", 1):
+            continue
         smaller = choice | {"sizes": {"sub_group_size": 100}}
         less = plan_of_choice(smaller).host_bytes("peak") < plan_of_choice(choice).host_bytes("peak")
         assert less == shown, choice
