@@ -30,7 +30,20 @@ MIRRORED = ("numbers", "shape", "gathering", "model_states", "activations", "lig
 PLANNER = f"const FACTS = {json.dumps(facts(), separators=(',', ':'))};\n" + joined(
     HERE, *(f"planner/{name}.js" for name in MIRRORED), "choice.js"
 )
-DRAWN = ("elements", "config_lines", "advice", "pasted", "exports", "controls", "model_panel", "run_panel", "selector")
+DRAWN = (
+    "elements",
+    "config_lines",
+    "advice",
+    "pasted",
+    "exports",
+    "controls",
+    "model_panel",
+    "results",
+    "comparisons",
+    "texts",
+    "run_panel",
+    "selector",
+)
 SCRIPT = PLANNER + joined(HERE, *(f"{name}.js" for name in DRAWN))  # the last one has the export
 STYLE = style(".stage-selector", HERE, "selector.css")
 BUSY = ("starting", "training", "measuring", "stopping")  # the states of a run that has processes
