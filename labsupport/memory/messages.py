@@ -8,6 +8,7 @@ Paper: Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion 
 arXiv 1910.02054, section 7. What is described of DeepSpeed stands in 0.19.8's folder runtime/.
 """
 
+import functools
 from collections import Counter
 
 from labsupport.arguments import require_positive_integer, require_stage
@@ -77,6 +78,12 @@ def predicted_collectives(parameter_sizes, settings, *, trained=None, checkpoint
     if not parameter_sizes or min(parameter_sizes) < 1:
         raise ConfigError("parameter_sizes must name at least one tensor, and each must have at least one element.")
     require_stage(settings.stage)
+    trained = trained if trained is None else tuple(trained)
+    return dict(_predicted(tuple(parameter_sizes), settings, trained, checkpointed_layers, tied_embedding))
+
+
+@functools.lru_cache(maxsize=1024)
+def _predicted(parameter_sizes, settings, trained, checkpointed_layers, tied_embedding):
     row = parameter_sizes
     if trained is not None:
         row = [size for size, is_trained in zip(parameter_sizes, trained, strict=True) if is_trained]
@@ -142,5 +149,5 @@ def _gathered_elements(sizes, count, s, layers, tied, unreached):
     if len(sizes) == 1 and large:
         large, tied = equal_pieces(sizes[0], layers), False
         parts = {large[0]: -(-sizes[0] // (s.world_size * len(large)))}
-    times = gathering_of(large, s, layers, tied and large[:1] == sizes[:1], unreached).times
+    times = gathering_of(large, s, layers, tied and large[:1] == list(sizes[:1]), unreached).times
     return once + s.accumulation_steps * sum(parts[size] * count for size, count in zip(large, times, strict=True))

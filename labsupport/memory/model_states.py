@@ -4,6 +4,7 @@ Every function takes the Shares of a model and the Settings of a config, and nam
 in the installed package. moments.py adds the terms up; labsupport.measure measures the same roles.
 """
 
+import functools
 import itertools
 import math
 from collections import Counter
@@ -39,6 +40,11 @@ def shares_of(sizes, settings, trained=None):
     flatten_dense_tensors_aligned). Stage 3 cuts every tensor by itself (runtime/zero/partition_parameters.py,
     _partition_param).
     """
+    return _shares_of(tuple(sizes), settings, trained if trained is None else tuple(trained))
+
+
+@functools.lru_cache(maxsize=1024)
+def _shares_of(sizes, settings, trained):
     ranks, total = settings.world_size, sum(sizes)
     row = sizes if trained is None else [size for size, is_trained in zip(sizes, trained, strict=True) if is_trained]
     in_row, largest = sum(row), max(row)

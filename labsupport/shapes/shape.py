@@ -122,9 +122,7 @@ class Shape(NamedTuple):
         return [tensor.trained for tensor in self.tensors] if self.frozen else self._of_tensors("trained")
 
     def _of_tensors(self, name):
-        (before, after), layer = self.outer_tensors, self.layer_tensors
-        before, layer, after = ([getattr(tensor, name) for tensor in each] for each in (before, layer, after))
-        return [*before, *layer * self.layers, *after]
+        return list(_along(self, name))
 
     @property
     def layer_parameters(self):
@@ -169,6 +167,14 @@ class Shape(NamedTuple):
             return self.parameters
         of_experts = sum(tensor.elements for tensor in self.layer_tensors if ".experts." in tensor.name)
         return self.parameters - self.layers * of_experts * (self.experts - self.experts_per_token) // self.experts
+
+
+@lru_cache(maxsize=256)
+def _along(shape, name):
+    """A field of every Tensor, in order, where no layer differs from another."""
+    (before, after), layer = shape.outer_tensors, shape.layer_tensors
+    before, layer, after = ([getattr(tensor, name) for tensor in each] for each in (before, layer, after))
+    return (*before, *layer * shape.layers, *after)
 
 
 @lru_cache(maxsize=64)
