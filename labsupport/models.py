@@ -63,14 +63,15 @@ def build_model(preset, seed=0):
     model = AutoModelForCausalLM.from_config(model_config(shape))
     model.loss_type = "ForCausalLM"  # transformers guesses it from the class's name, and warns about GPT-2's
     if shape.adapter:
-        model = _with_adapter(model, shape)
+        model = with_adapter(model, shape)
     if shape.frozen:
         for parameter, trained in zip(model.parameters(), shape.trained, strict=True):
             parameter.requires_grad_(trained)
     return model
 
 
-def _with_adapter(model, shape):
+def with_adapter(model, shape):
+    """Return the model with the adapter of its Shape, added by peft; all else is frozen."""
     from peft import LoraConfig, get_peft_model
 
     beside = shape.adapter.targets

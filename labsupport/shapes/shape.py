@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from labsupport.errors import ConfigError
-from labsupport.shapes.adapter import Adapter
+from labsupport.shapes.adapter import ALL_LINEAR, Adapter
 from labsupport.shapes.families import FAMILIES
 
 
@@ -84,6 +84,11 @@ class Shape(NamedTuple):
         tensors = [Tensor(name, shape) for name, shape in self.family.layer(self)]
         if self.adapter is None:
             return tensors
+        if ALL_LINEAR in self.adapter.targets and self.architecture in ("mixtral", "qwen3_moe"):
+            raise ConfigError(
+                f"Of {self.architecture}, peft puts an adapter beside {ALL_LINEAR!r} beside the experts' tensors too, "
+                "which is not planned: name the modules, as in q_proj, v_proj."
+            )
         return [
             tensor._replace(trained=self.adapter.owns(tensor.name))
             for tensor in self.adapter.added_to(tensors, transposed=self.architecture == "gpt2")
