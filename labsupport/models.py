@@ -5,9 +5,11 @@ most parameters sit in the layers that ZeRO partitions.
 """
 
 import difflib
+import warnings
 
 from labsupport.errors import ConfigError
 from labsupport.shapes import Shape, config_of, known_models, shape_of
+from labsupport.shapes.adapter import ALL_LINEAR
 
 BYTE_VOCABULARY = 256
 PRESETS = {
@@ -50,15 +52,36 @@ def build_model(preset, seed=0):
     """Build a causal language model with random weights, the same on every rank for one seed.
 
     Give the result batches of {"input_ids", "labels"}, int64 of shape (samples, tokens); it returns a
-    transformers output with the mean next-byte loss in nats as `.loss`.
+    transformers output with the mean next-byte loss in nats as `.loss`. A Shape's adapter is added by peft, and what
+    it freezes is frozen.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    shape = preset if isinstance(preset, Shape) else shape_named(preset)
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(model_config(preset))
+    model = AutoModelForCausalLM.from_config(model_config(shape))
     model.loss_type = "ForCausalLM"  # transformers guesses it from the class's name, and warns about GPT-2's
+    if shape.adapter:
+        model = _with_adapter(model, shape)
+    if shape.frozen:
+        for parameter, trained in zip(model.parameters(), shape.trained, strict=True):
+            parameter.requires_grad_(trained)
     return model
+
+
+def _with_adapter(model, shape):
+    from peft import LoraConfig, get_peft_model
+
+    beside = shape.adapter.targets
+    targets = ALL_LINEAR if ALL_LINEAR in beside else list(beside)
+    lora = LoraConfig(r=shape.adapter.rank, target_modules=targets, fan_in_fan_out=shape.architecture == "gpt2")
+    with warnings.catch_warnings():
+        # peft 0.21 asks by the name that checkpointing had before transformers 5.18.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        # And of models with experts it expects an adapter beside them, which this one need not have.
+        warnings.filterwarnings("ignore", "The following rank_pattern keys did not match", RuntimeWarning)
+        return get_peft_model(model, lora)
 
 
 def checkpoint_activations(model):
@@ -74,6 +97,7 @@ def count_parameters(model):
 
 def layers_of(model):
     """Return the transformer layers of a model of labsupport.models."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # of peft's wrapper
     return model.transformer.h if hasattr(model, "transformer") else model.model.layers
 
 

@@ -61,7 +61,7 @@ class Run(NamedTuple):
     def as_dict(self):
         """Return the run as the JSON of a record has it."""
         entry = {
-            "model": self.model if isinstance(self.model, str) else self.model._asdict(),
+            "model": self.model if isinstance(self.model, str) else self.model.as_dict(),
             "world_size": self.world_size,
             "checkpointing": self.activation_checkpointing,
             "note": self.note,
@@ -74,7 +74,7 @@ class Run(NamedTuple):
     def from_dict(cls, entry):
         """Return the Run that `as_dict` wrote; other keys of the entry are not looked at."""
         return cls(
-            model=Shape(**entry["model"]) if isinstance(entry["model"], dict) else entry["model"],
+            model=Shape.from_dict(entry["model"]) if isinstance(entry["model"], dict) else entry["model"],
             config=entry["config"],
             world_size=entry["world_size"],
             sequence_length=entry.get("sequence_length", SEQUENCE_LENGTH),

@@ -50,6 +50,7 @@ class Settings(NamedTuple):
     persistence_threshold: int = 100_000
     max_live_parameters: int = 1_000_000_000
     max_reuse_distance: int = 1_000_000_000
+    memory_efficient_linear: bool = True  # stage 3: F.linear is DeepSpeed's own, which keeps its input always
     parameter_buffers: int = 5  # offload_param.buffer_count, for NVMe
     parameter_buffer_size: int = 100_000_000
     parameter_nvme_path: str | None = None
@@ -131,7 +132,8 @@ def _settings(config, world_size):
 
 
 _OF_THE_SAME_NAME = ("reduce_bucket_size", "allgather_bucket_size", "overlap_comm", "reduce_scatter", "sub_group_size",
-                     "prefetch_bucket_size", "max_live_parameters", "max_reuse_distance")  # fmt: skip
+                     "prefetch_bucket_size", "max_live_parameters", "max_reuse_distance",
+                     "memory_efficient_linear")  # fmt: skip
 
 
 def _path(block):

@@ -4,13 +4,15 @@
 """
 
 from labsupport.config import create_deepspeed_config, merge_configs
+from labsupport.memory.activations import Activations
 from labsupport.memory.messages import times_ddp
 from labsupport.memory.moments import MOMENTS
 from labsupport.memory.planner import plan_of
 from labsupport.memory.roles import MODEL_STATES
 from labsupport.models import BYTE_VOCABULARY
 from labsupport.runs import Run
-from labsupport.shapes import Shape
+from labsupport.settings import read_settings
+from labsupport.shapes import Adapter, Shape
 from labsupport.shapes.families import FAMILIES
 
 RESTING = MOMENTS[:3]
@@ -103,6 +105,46 @@ def architecture_runs():
     return found
 
 
+def adapter_runs():
+    """Return Runs in which not all is trained: LoRA beside each architecture, and frozen layers, at every stage."""
+    shapes, found = small_shapes(), []
+    for number, shape in enumerate(shapes.values()):
+        adapter = Adapter(8, ("all-linear",)) if number % 2 else Adapter(4, _attention_targets(shape))
+        for stage in (number % 2, 2, 3):
+            ranks, precision = (4 if (number + stage) % 4 == 0 else 2), ("fp32" if number % 5 == 1 else "bf16")
+            note = f"{shape.architecture}, LoRA of rank {adapter.rank} beside {', '.join(adapter.targets)}"
+            found.append(small_run(stage, precision, ranks, shape._replace(adapter=adapter), note=note))
+    for name in ("llama", "gpt2"):
+        for stage in range(4):
+            for what, frozen in FROZEN[name].items():
+                found.append(small_run(stage, model=shapes[name]._replace(frozen=frozen), note=f"{name}, {what}"))
+    lora = shapes["llama"]._replace(adapter=Adapter(8, ("q_proj", "v_proj")))
+    for stage in (2, 3):
+        found += [
+            small_run(stage, model=lora, accumulation=2, note="llama, LoRA, 2 micro-batches a step"),
+            small_run(stage, model=lora, checkpointing=True, note="llama, LoRA, activation checkpointing"),
+            small_run(stage, model=lora, offload_optimizer="cpu", note="llama, LoRA, optimizer on the CPU"),
+        ]
+    return found
+
+
+FROZEN = {
+    "llama": {
+        "embedding frozen": ("embed_tokens.*",),
+        "embedding and 2 of 4 layers frozen": ("embed_tokens.*", "layers.0.*", "layers.1.*"),
+        "norms alone trained": ("embed_tokens.*", "*proj.weight", "lm_head.*"),
+    },
+    "gpt2": {
+        "embedding and 2 of 4 layers frozen": ("embed_tokens.*", "positions.*", "layers.0.*", "layers.1.*"),
+        "norms alone trained": ("embed_tokens.*", "positions.*", "*.c_*"),
+    },
+}
+
+
+def _attention_targets(shape):
+    return {"gpt2": ("c_attn",), "phi3": ("qkv_proj",)}.get(shape.architecture, ("q_proj", "v_proj"))
+
+
 def small_shapes():
     """Return {architecture: a small Shape of it}, with two query heads for a key head and four experts where it can."""
     shapes = {}
@@ -120,7 +162,8 @@ def measure(run, nvme_path=None):
     """Train a Run's model on this rank for three steps and return what the ledger saw, as plain data.
 
     {"moments": {moment: {place: {role: bytes}}}, "peak_phase", "collectives": {collective: message bytes},
-    "parameters", "largest_module"}; every rank must call it. The third step is the watched one.
+    "parameters", "largest_module"}, and "activations_of_copy" where the planner has no count of them: those of a copy
+    that plain PyTorch trains here. Every rank must call it. The third step is the watched one.
     """
     import contextlib
     import io
@@ -131,6 +174,7 @@ def measure(run, nvme_path=None):
     from labsupport.models import build_model, checkpoint_activations
     from labsupport.trainer import DeepSpeedTrainer
 
+    of_copy = {} if run.shape.family.counted else {"activations_of_copy": _activations_of_copy(run)}
     base = other_bytes()
     config = with_nvme_path(run.config, nvme_path) if nvme_path else run.config
     model = build_model(run.shape)
@@ -143,7 +187,23 @@ def measure(run, nvme_path=None):
     batch = {name: text.clone().to(trainer.engine.device) for name in ("input_ids", "labels")}
     result = moments_of(trainer, batch, base)
     _forget(trainer.engine)
-    return result
+    return result | of_copy
+
+
+def _activations_of_copy(run):
+    """The Activations of a Run as plain data, measured on a copy of its model without DeepSpeed."""
+    import torch
+
+    from labsupport.measure.plan_model import activations_of
+    from labsupport.models import build_model, checkpoint_activations
+
+    model = build_model(run.shape)
+    if run.activation_checkpointing:
+        checkpoint_activations(model)
+    settings = read_settings(run.config, run.world_size)
+    text = torch.arange(settings.micro_batch_size * run.sequence_length).reshape(-1, run.sequence_length) % 256
+    activations, _ = activations_of(model, {"input_ids": text, "labels": text}, settings)
+    return activations._asdict()
 
 
 def moments_of(trainer, batch, base):
@@ -232,7 +292,8 @@ def compare(run, measured, accelerator="cpu"):
     a rank sends as a multiple of plain data parallelism (predicted, measured), "worst_role": the role that is
     furthest off at the peak, with its bytes predicted and measured}.
     """
-    predicted = plan_of(run, accelerator)
+    of_copy = measured.get("activations_of_copy")
+    predicted = plan_of(run, accelerator, of_copy and Activations(**of_copy))
     states = {
         moment: _pair(model_states(predicted.moments, moment), model_states(measured["moments"], moment))
         for moment in RESTING
@@ -282,11 +343,17 @@ def with_nvme_path(config, nvme_path):
 
 
 def _forget(engine):
-    """Free the engine: DeepSpeed 0.19.8 keeps the last ZeRO-3 model in a list of its own."""
+    """Free the engine: DeepSpeed 0.19.8 keeps the last ZeRO-3 model in a list of its own, and replaces F.linear.
+
+    The next run of this process would keep the inputs of frozen linear maps at every stage, as ZeRO-3 does.
+    """
     import gc
 
+    import torch
     from deepspeed.runtime.zero import parameter_offload
+    from deepspeed.runtime.zero.partition_parameters import InsertPostInitMethodToModuleSubClasses as Init
 
     engine.destroy()
     parameter_offload.FWD_MODULE_STACK.clear()
+    torch.nn.functional.linear = getattr(Init, "linear_bk", torch.nn.functional.linear)
     gc.collect()

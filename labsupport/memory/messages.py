@@ -59,11 +59,11 @@ def times_ddp(collectives, parameters, settings):
     return total_wire_bytes(collectives, settings.world_size) / plain if plain else 0.0
 
 
-def predicted_collectives(parameter_sizes, settings, *, checkpointed_layers=0, tied_embedding=False):
+def predicted_collectives(parameter_sizes, settings, *, trained=None, checkpointed_layers=0, tied_embedding=False):
     """Return {collective: message bytes} of one optimizer step of DeepSpeed 0.19.8, all micro-batches together.
 
     parameter_sizes: elements of each tensor in the model's order, or [total], which is taken as many equal
-    tensors; settings: a Settings.
+    tensors; settings: a Settings. trained: whether each tensor is, by default all: what is frozen has no gradient.
     checkpointed_layers: how many equal blocks are recomputed in the backward pass. tied_embedding: the first
     tensor is used again at the end. Left out are the few bytes that agree on the gradient norm and on
     overflow. Offload changes nothing here: states and parameters travel between host and device, not between
@@ -77,10 +77,13 @@ def predicted_collectives(parameter_sizes, settings, *, checkpointed_layers=0, t
     if not parameter_sizes or min(parameter_sizes) < 1:
         raise ConfigError("parameter_sizes must name at least one tensor, and each must have at least one element.")
     require_stage(settings.stage)
+    row = parameter_sizes
+    if trained is not None:
+        row = [size for size, is_trained in zip(parameter_sizes, trained, strict=True) if is_trained]
     if settings.stage == 3:
-        elements = _stage_3(parameter_sizes, settings, checkpointed_layers, tied_embedding)
+        elements = _stage_3(parameter_sizes, row, settings, checkpointed_layers, tied_embedding)
     else:
-        elements = _stages_0_to_2(sum(parameter_sizes), settings)
+        elements = _stages_0_to_2(sum(row), settings)
     return {name: count * settings.parameter_bytes for name, count in elements.items() if count}
 
 
@@ -110,15 +113,15 @@ def _reductions(s):
     return s.accumulation_steps if s.stage >= 2 else 1
 
 
-def _stage_3(sizes, s, checkpointed_layers, tied_embedding):
+def _stage_3(sizes, trained_sizes, s, checkpointed_layers, tied_embedding):
     """Elements by collective: zero/stage3.py, __add_grad_to_ipg_bucket and __reduce_and_partition_ipg_grads.
 
     With reduce_scatter off, a gradient that fits into the bucket is all-reduced and a larger one is not.
     """
-    count, ranks = Counter(sizes), s.world_size  # few sizes, many tensors
+    count, ranks = Counter(trained_sizes), s.world_size  # few sizes, many tensors
     summed = {size for size in count if not s.reduce_scatter and size <= s.reduce_bucket_size}
     scattered = sum(-(-size // ranks) * times for size, times in count.items() if size not in summed)
-    gathered = _gathered_elements(sizes, count, s, checkpointed_layers, tied_embedding) if ranks > 1 else 0
+    gathered = _gathered_elements(sizes, Counter(sizes), s, checkpointed_layers, tied_embedding) if ranks > 1 else 0
     return {
         "all_reduce": sum(size * count[size] for size in summed) * _reductions(s),
         "reduce_scatter": scattered * ranks * _reductions(s),

@@ -13,50 +13,63 @@ from labsupport.settings import FP32
 
 
 class Shares(NamedTuple):
-    """How a model's elements divide over the ranks; all in elements, of rank 0."""
+    """How a model's elements divide over the ranks; all in elements, of rank 0.
+
+    whole, share, cut and largest are of the tensors that are trained: masters, states and gradients are theirs alone.
+    """
 
     parameters: int  # the model
-    whole: int  # the model, with the padding that makes equal shares
+    whole: int  # what is trained, with the padding that makes equal shares
     share: int  # one rank's part
     cut: int  # the tensors that lie in that part at least in part, each counted whole
     largest: int  # the largest tensor
     persistent: int = 0  # at stage 3: the tensors that every rank keeps whole, because they are small
-    tensors: int = 1  # how many the model has, at stage 0
+    tensors: int = 1  # how many are trained, at stage 0
     window: int = 0  # at stage 3: the tensors gathered at one time when everything is released after use
     kept: int = 0  # at stage 3: the partitioned tensors that are whole when a forward pass ends
+    frozen: int = 0  # what this rank holds of the tensors that are not trained: all below stage 3, a share there
 
 
-def shares_of(sizes, settings):
+def shares_of(sizes, settings, trained=None):
     """Return the Shares of a model with tensors of `sizes` elements, in the order of its parameters.
 
-    Stages 1 and 2 lay all tensors end to end and cut the row into world_size equal parts, of an even number
-    of elements (runtime/zero/stage_1_and_2.py, flatten_dense_tensors_aligned). Stage 3 cuts every tensor by
-    itself (runtime/zero/partition_parameters.py, _partition_param).
+    trained: whether each of them is, by default all. Stages 1 and 2 lay the trained tensors end to end and cut the row
+    into world_size equal parts, of an even number of elements (runtime/zero/stage_1_and_2.py,
+    flatten_dense_tensors_aligned). Stage 3 cuts every tensor by itself (runtime/zero/partition_parameters.py,
+    _partition_param).
     """
-    ranks, total, largest = settings.world_size, sum(sizes), max(sizes)
+    ranks, total = settings.world_size, sum(sizes)
+    row = sizes if trained is None else [size for size, is_trained in zip(sizes, trained, strict=True) if is_trained]
+    in_row, largest = sum(row), max(row)
+    frozen = total - in_row
     if settings.stage == 0:
-        return Shares(total, total, total, total, largest, tensors=len(sizes))
+        return Shares(total, in_row, in_row, in_row, largest, tensors=len(row), frozen=frozen)
     if settings.stage == 3:
-        counts = Counter(sizes)
-        share = sum(-(-size // ranks) * count for size, count in counts.items())
-        small = {size: count for size, count in counts.items() if size <= settings.persistence_threshold}
+        share, share_of_all = _cut_alone(row, ranks), _cut_alone(sizes, ranks)
+        small = {size: count for size, count in Counter(sizes).items() if size <= settings.persistence_threshold}
         return Shares(
             parameters=total,
-            whole=total,
+            whole=in_row,
             share=share,
             cut=share,
             largest=largest,
             persistent=sum(size * count for size, count in small.items()),
             window=_window(sizes, settings),
             kept=gathering_of([size for size in sizes if size > settings.persistence_threshold], settings).whole,
+            frozen=share_of_all - share,
         )
-    share = math.ceil(total / (2 * ranks)) * 2
-    row = cut = 0
-    for size in sizes:
-        if row >= share:
+    share = math.ceil(in_row / (2 * ranks)) * 2
+    laid = cut = 0
+    for size in row:
+        if laid >= share:
             break
-        row, cut = row + size, cut + size
-    return Shares(total, share * ranks, share, cut, largest)
+        laid, cut = laid + size, cut + size
+    return Shares(total, share * ranks, share, cut, largest, frozen=frozen)
+
+
+def _cut_alone(sizes, ranks):
+    """The elements of one rank's parts, where every tensor is cut by itself and padded."""
+    return sum(-(-size // ranks) * count for size, count in Counter(sizes).items())
 
 
 def shares_of_number(parameters, settings):
@@ -74,7 +87,7 @@ def _window(sizes, settings):
 
 def parameter_bytes(shares, s):
     """Return the bytes of the parameters that the model computes with: whole below stage 3, a share there."""
-    return shares.share * s.parameter_bytes if s.stage == 3 else shares.whole * s.parameter_bytes
+    return ((shares.share if s.stage == 3 else shares.whole) + shares.frozen) * s.parameter_bytes
 
 
 def persistent_bytes(shares, s, on_gpu):
@@ -231,7 +244,7 @@ def gathered_bytes(shares, s, on_gpu):
     """
     if s.stage != 3 or not is_gathered(s, on_gpu):
         return 0
-    return min(shares.whole, shares.persistent + max(shares.kept, shares.window)) * s.parameter_bytes
+    return min(shares.parameters, shares.persistent + max(shares.kept, shares.window)) * s.parameter_bytes
 
 
 def prefetch_bytes(shares, s):
@@ -242,7 +255,7 @@ def prefetch_bytes(shares, s):
     """
     if s.stage != 3 or s.world_size == 1:
         return 0
-    return min(shares.whole - shares.persistent, s.prefetch_bucket_size) * s.parameter_bytes
+    return min(shares.parameters - shares.persistent, s.prefetch_bucket_size) * s.parameter_bytes
 
 
 def reduction_bytes(shares, s):

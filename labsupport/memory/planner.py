@@ -7,6 +7,7 @@ paper.py has the ZeRO paper's formula; `plan` says what DeepSpeed 0.19.8 really 
 as labsupport.measure measures.
 """
 
+import itertools
 from typing import NamedTuple
 
 from labsupport.arguments import require_number, require_positive_integer
@@ -29,6 +30,7 @@ class Plan(NamedTuple):
     """A prediction for rank 0: moments is {moment: {place: {role: bytes}}}, for MOMENTS, all of them predicted."""
 
     parameters: int
+    trained_parameters: int
     settings: Settings
     moments: dict
     peak_phase: str  # "forward", "backward" or "step"
@@ -43,7 +45,7 @@ class Plan(NamedTuple):
     @property
     def times_ddp(self):
         """The same as a multiple of what plain data parallelism sends; 0 on one rank."""
-        return times_ddp(self.collectives, self.parameters, self.settings)
+        return times_ddp(self.collectives, self.trained_parameters, self.settings)
 
     def held(self, moment):
         """Return {role: bytes} at a moment, in all places together."""
@@ -77,6 +79,7 @@ def plan(
     attention="sdpa",
     liger=False,
     accelerator="cuda",
+    activations=None,
     **choices,
 ):
     """Predict what rank 0 holds when DeepSpeed 0.19.8 trains `model` with `config`; return a Plan.
@@ -85,7 +88,8 @@ def plan(
     has no activations and no small tensors. config: a ds_config dict; or leave it out and name what matters, as
     keywords of `choices_config`. sequence_length: tokens, by default the model's longest. liger: norms, MLP and loss
     are Liger's kernels (transformers' use_liger_kernel). accelerator: "cuda" (fused
-    optimizer, NCCL) or "cpu" (PyTorch's Adam, gloo). Raises ConfigError for what DeepSpeed would refuse or
+    optimizer, NCCL) or "cpu" (PyTorch's Adam, gloo). activations: Activations that were measured, in place of the
+    count. Raises ConfigError for what DeepSpeed would refuse or
     ignore, for sizes that are not positive and finite, and for an unknown model, attention or accelerator.
     """
     if config is not None and choices:
@@ -98,12 +102,17 @@ def plan(
         require_number("parameters", model, at_least=1)
     if config is None:
         config = validate_config(choices_config(**choices), world_size)
-    settings = read_settings(config, world_size)
-    if settings.states is None:
-        raise ConfigError(
-            f"The planner does not know the optimizer {settings.optimizer!r}: it can describe SGD, "
-            f"{', '.join(STATES_OF)}."
-        )
+    settings = described_settings(config, world_size)
+    if activations is None:
+        activations, settings = _counted(shape, settings, sequence_length, activation_checkpointing, attention, liger)
+    if shape is None:
+        return planned([int(model)], None, settings, activations, accelerator)
+    layers = shape.layers if activation_checkpointing else 0
+    return planned(shape.tensor_sizes, shape.trained, settings, activations, accelerator, layers, shape.is_tied)
+
+
+def _counted(shape, settings, sequence_length, activation_checkpointing, attention, liger):
+    """The Activations as they are counted, and the Settings, which say where they are not."""
     activations = NOTHING
     if shape is not None:
         tokens = shape.longest_sequence if sequence_length is None else sequence_length
@@ -114,6 +123,8 @@ def plan(
                 "or a Shape with a longer longest_sequence."
             )
         if liger:
+            if shape.adapter or shape.frozen:
+                raise ConfigError("Liger's kernels are planned where all is trained: leave out liger, or the adapter.")
             if not shape.family.counted or shape.architecture == "gpt2" or attention != "sdpa":
                 raise ConfigError(
                     f"Liger's kernels are planned for a Llama and its like with sdpa, not for {shape.architecture} "
@@ -136,24 +147,47 @@ def plan(
                 attention,
                 activation_checkpointing,
                 settings.reduce_bucket_size,
+                keeps_linear_inputs=settings.stage == 3 and settings.memory_efficient_linear,
             )
         else:
             missing = f"the activations of {shape.architecture}"
             settings = settings._replace(not_described=(*settings.not_described, missing))
-    shares = shares_of(shape.tensor_sizes, settings) if shape else shares_of_number(int(model), settings)
+    return activations, settings
+
+
+def described_settings(config, world_size):
+    """Return the Settings of a ds_config; raises ConfigError for an optimizer whose states are not known."""
+    settings = read_settings(config, world_size)
+    if settings.states is None:
+        raise ConfigError(
+            f"The planner does not know the optimizer {settings.optimizer!r}: it can describe SGD, "
+            f"{', '.join(STATES_OF)}."
+        )
+    return settings
+
+
+def planned(sizes, trained, settings, activations, accelerator, checkpointed_layers=0, tied_embedding=False):
+    """Return the Plan of a model with tensors of `sizes` elements, in order, of which `trained` says which are.
+
+    trained None: the one size is the number of parameters, and no more is known. activations: Activations, as counted
+    or measured. checkpointed_layers and tied_embedding: as for predicted_collectives.
+    """
+    shares = shares_of_number(sizes[0], settings) if trained is None else shares_of(sizes, settings, trained)
     moments, phase = moments_of(shares, settings, activations, accelerator)
     collectives = predicted_collectives(
-        shape.tensor_sizes if shape else [shares.parameters],
+        sizes,
         settings,
-        checkpointed_layers=shape.layers if shape and activation_checkpointing else 0,
-        tied_embedding=shape is not None and shape.is_tied,
+        trained=trained,
+        checkpointed_layers=checkpointed_layers,
+        tied_embedding=tied_embedding,
     )
+    trained_parameters = sum(sizes) if trained is None else sum(itertools.compress(sizes, trained))
     locked = nvme_buffer_bytes(shares.share, settings)
-    return Plan(shares.parameters, settings, moments, phase, collectives, locked)
+    return Plan(shares.parameters, trained_parameters, settings, moments, phase, collectives, locked)
 
 
-def plan_of(run, accelerator="cuda"):
-    """Return the Plan of a labsupport.runs.Run on "cuda" or "cpu"; raises ConfigError as `plan` does."""
+def plan_of(run, accelerator="cuda", activations=None):
+    """Return the Plan of a labsupport.runs.Run on "cuda" or "cpu"; the rest is as for `plan`."""
     return plan(
         run.shape,
         run.config,
@@ -161,6 +195,7 @@ def plan_of(run, accelerator="cuda"):
         sequence_length=run.sequence_length,
         activation_checkpointing=run.activation_checkpointing,
         accelerator=accelerator,
+        activations=activations,
     )
 
 

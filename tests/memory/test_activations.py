@@ -6,7 +6,7 @@ import torch
 from labsupport.measure import timeline
 from labsupport.memory.activations import activation_bytes
 from labsupport.models import build_model
-from labsupport.shapes import Shape
+from labsupport.shapes import Adapter, Shape
 
 SAMPLES, TOKENS = 2, 512
 SHAPES = {
@@ -14,6 +14,19 @@ SHAPES = {
     "gpt2 with many words": Shape("gpt2", 2, 64, 2, TOKENS, 256, 640),
     "llama": Shape("llama", 3, 64, 2, TOKENS, 176, 8),
     "qwen 3 with grouped keys and wide heads": Shape("qwen3", 3, 64, 4, TOKENS, 176, 8, 2, 32),
+}
+LLAMA, GPT2 = SHAPES["llama"], SHAPES["gpt2"]
+NOT_ALL_TRAINED = {
+    "LoRA beside query and value": LLAMA._replace(adapter=Adapter(8, ("q_proj", "v_proj"))),
+    "LoRA beside the MLP": LLAMA._replace(adapter=Adapter(4, ("up_proj", "down_proj"))),
+    "LoRA beside all": SHAPES["qwen 3 with grouped keys and wide heads"]._replace(adapter=Adapter(4, ("all-linear",))),
+    "LoRA in GPT-2": GPT2._replace(adapter=Adapter(8, ("c_attn",))),
+    "the first layers frozen": LLAMA._replace(frozen=("embed_tokens.*", "layers.0.*", "layers.1.*")),
+    "GPT-2's first layer frozen": GPT2._replace(frozen=("embed_tokens.*", "positions.*", "layers.0.*")),
+    "norms alone": LLAMA._replace(frozen=("embed_tokens.*", "*_proj.*", "lm_head.*")),
+    "GPT-2's norms alone": GPT2._replace(frozen=("embed_tokens.*", "positions.*", "*.c_*")),
+    "a layer's attention frozen": LLAMA._replace(frozen=("embed_tokens.*", "*.self_attn.*", "*layernorm*")),
+    "the output layer alone": LLAMA._replace(frozen=("embed_tokens.*", "layers.*", "norm.*")),
 }
 
 
@@ -61,6 +74,18 @@ def test_the_count_is_what_the_profiler_sees(shape, dtype, checkpointing):
     assert counted.kept == pytest.approx(kept, rel=0.08 if checkpointing else 0.01)
     # Weights' gradients are in the measured peak; here they are small beside the activations.
     assert max(counted.forward, counted.loss, counted.backward) == pytest.approx(max(forward, backward), rel=0.05)
+
+
+@pytest.mark.parametrize("shape", NOT_ALL_TRAINED)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_what_is_frozen_keeps_less_as_the_profiler_sees(shape, dtype, checkpointing):
+    shape, e = NOT_ALL_TRAINED[shape], torch.finfo(dtype).bits // 8
+    kept, forward, backward = profiled(shape, dtype, "sdpa", checkpointing)
+    counted = activation_bytes(shape, SAMPLES, TOKENS, e, "sdpa", checkpointing)
+    token_numbers = 8 * SAMPLES * TOKENS  # a frozen embedding does not keep them; whoever holds the batch does
+    assert counted.kept == pytest.approx(kept, rel=0.08 if checkpointing else 0.01, abs=token_numbers)
+    assert max(counted.forward, counted.loss, counted.backward) == pytest.approx(max(forward, backward), rel=0.08)
 
 
 @pytest.mark.parametrize("shape", ["gpt2", "llama"])
