@@ -14,6 +14,7 @@ LABS = (
     "04_stages",
     "04b_messages",
     "10_build_zero",
+    "11_your_model",
     "05_checkpointing",
     "06_offload",
     "07_huggingface",
