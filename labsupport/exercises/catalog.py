@@ -14,10 +14,10 @@ LABS = (
     "04_stages",
     "04b_messages",
     "10_build_zero",
-    "11_your_model",
     "05_checkpointing",
     "06_offload",
     "07_huggingface",
+    "11_your_model",
     "08_multinode",
     "09_milestone",
 )

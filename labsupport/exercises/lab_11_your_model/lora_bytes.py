@@ -10,7 +10,7 @@ SMALL = {
     "model_type": "llama",
     "hidden_size": 64,
     "intermediate_size": 160,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "vocab_size": 128,
@@ -166,6 +166,6 @@ EXERCISE = Exercise(
     answer="lora_states",
     check=_lora_bytes,
     ranks=2,
-    seconds=40,
+    seconds=60,
     mistakes=MISTAKES,
 )

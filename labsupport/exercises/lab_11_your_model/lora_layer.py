@@ -14,6 +14,7 @@ RANK, ALPHA, STEPS = 4, 12, 3
 
 def _lora_layer(answer):
     meeting = Meeting()
+    meeting.WAIT_SECONDS = 20
     _judge_alone(meeting, answer)
     far = {}
     for stage in (2, 3):
@@ -71,7 +72,9 @@ def _matrices(model):
             raise Mistaken("nothing to train")
         wanted = _shapes(number)
         if sorted(whole) != sorted(wanted.values()):
-            raise Mistaken("other shapes", shapes=" and ".join(map(str, whole)), wanted=" and ".join(map(str, wanted.values())))
+            raise Mistaken(
+                "other shapes", shapes=" and ".join(map(str, whole)), wanted=" and ".join(map(str, wanted.values()))
+            )
         for name, shape in wanted.items():
             found[f"base_model.model.{number}.{name}.default.weight"] = trained[whole.index(shape)]
     return found
@@ -185,14 +188,12 @@ MISTAKES = {
         "Which one may be random?",
     ),
     "has no part": Mistake("With other numbers in A and B the output is the base's: the matrices are not in it."),
-    "no scale": Mistake(
-        "Your layer adds B A to the output. LoRA scales it by alpha / rank, which is {ratio} here."
-    ),
+    "no scale": Mistake("Your layer adds B A to the output. LoRA scales it by alpha / rank, which is {ratio} here."),
     "alpha alone": Mistake("Your layer scales by alpha. It is alpha / rank, which is {ratio} here."),
     "another": Mistake("With the same matrices the output is {off} off that of peft's layer."),
     "reads the weight": Mistake(
-        "Alone your layer is right. At stage {stage} it fails: {said}. There a weight is whole only while its own module "
-        "runs, so call `base(rows)` and do not use `base.weight` in your layer.",
+        "Alone your layer is right. At stage {stage} it fails: {said}. There a weight is whole only while its own "
+        "module runs, so call `base(rows)` and do not use `base.weight` in your layer.",
     ),
     "the base moves": Mistake("At stage {stage} the frozen weight has moved in training."),
     "trains otherwise": Mistake(
@@ -212,6 +213,6 @@ EXERCISE = Exercise(
     answer="lora_linear",
     check=_lora_layer,
     ranks=2,
-    seconds=40,
+    seconds=60,
     mistakes=MISTAKES,
 )

@@ -62,6 +62,7 @@ def _mend(answer):
     import torch
 
     meeting = Meeting()
+    meeting.WAIT_SECONDS = 20
     model, rank = new_model(), meeting.rank
     meeting.call(answer, model)
     _judge_plain(model, rank)
@@ -138,8 +139,8 @@ MISTAKES = {
         "Which module decides what is called? That one has to gather, before it runs, all that it may call.",
     ),
     "the whole model": Mistake(
-        "The rows are right, and one message carries {most} bytes of a rank's shares; those of a mixture are {mixture}. "
-        "You have made a leaf of more than the mixture, so that the whole model is gathered at once.",
+        "The rows are right, and one message carries {most} bytes of a rank's shares; those of a mixture are "
+        "{mixture}. You have made a leaf of more than the mixture, so that the whole model is gathered at once.",
         "Which is the smallest module whose calls differ from rank to rank?",
     ),
     "changed": Mistake(
@@ -168,6 +169,6 @@ EXERCISE = Exercise(
     answer="mend",
     check=_mend,
     ranks=2,
-    seconds=30,
+    seconds=60,
     mistakes=MISTAKES,
 )

@@ -14,6 +14,7 @@ def _merge(answer):
     import torch
 
     meeting = Meeting()
+    meeting.WAIT_SECONDS = 20
     engine = lora_engine()
     try:
         before, rows = whole_weights(engine), torch.randn(2, WIDTH)
@@ -102,8 +103,9 @@ MISTAKES = {
         "and both matrices have to be.",
     ),
     "lost": Mistake(
-        "After your function no base weight has changed. What is written into a gathered weight is kept only if "
-        "`modifier_rank` names a rank; without it the old share comes back.",
+        "After your function no base weight has changed. What you write into a weight is kept only within "
+        "`GatheredParameters` with a `modifier_rank`: without a gather it has no elements, and without a rank the old "
+        "share comes back.",
         "What does `GatheredParameters` do with the whole weight when it ends?",
     ),
     "thrown away": Mistake(
@@ -138,6 +140,6 @@ EXERCISE = Exercise(
     answer="merge",
     check=_merge,
     ranks=2,
-    seconds=30,
+    seconds=60,
     mistakes=MISTAKES,
 )

@@ -15,6 +15,7 @@ def _save_adapter(answer):
     from labsupport.measure.counted import count
 
     meeting = Meeting()
+    meeting.WAIT_SECONDS = 20
     engine = lora_engine()
     try:
         whole = whole_weights(engine)
@@ -123,6 +124,6 @@ EXERCISE = Exercise(
     answer="save_adapter",
     check=_save_adapter,
     ranks=2,
-    seconds=30,
+    seconds=60,
     mistakes=MISTAKES,
 )

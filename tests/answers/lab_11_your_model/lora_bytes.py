@@ -1,8 +1,14 @@
 """Exercise 11-lora-bytes: answers that are known to be wrong, by their mistake, and right ones."""
 
+KEYS = 'hidden // config["num_attention_heads"] * config["num_key_value_heads"]'
 
-def _count(trained="layers * rank * sum(i + o for i, o in maps)", weights="2 * (parameters + trained) / cut",
-           states="12 * trained / world_size", keys='hidden // config["num_attention_heads"] * config["num_key_value_heads"]'):  # fmt: skip
+
+def _count(
+    trained="layers * rank * sum(i + o for i, o in maps)",
+    weights="2 * (parameters + trained) / cut",
+    states="12 * trained / world_size",
+    keys=KEYS,
+):
     return f"""
 def lora_states(config, parameters, rank, targets, stage, world_size):
     hidden, mlp, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]

@@ -1,9 +1,14 @@
 """Exercise 11-lora-layer: answers that are known to be wrong, by their mistake, and right ones."""
 
 
-def _layer(forward="self.base(rows) + self.scale * (rows @ self.A.T) @ self.B.T", a="torch.randn(rank, base.in_features)",
-           b="torch.zeros(base.out_features, rank)", scale="alpha / rank", base="base.requires_grad_(False)",
-           wrap="torch.nn.Parameter"):  # fmt: skip
+def _layer(
+    forward="self.base(rows) + self.scale * (rows @ self.A.T) @ self.B.T",
+    a="torch.randn(rank, base.in_features)",
+    b="torch.zeros(base.out_features, rank)",
+    scale="alpha / rank",
+    base="base.requires_grad_(False)",
+    wrap="torch.nn.Parameter",
+):
     return f"""
 def lora_linear(base, rank, alpha):
     class LoraLinear(torch.nn.Module):

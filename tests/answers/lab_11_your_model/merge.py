@@ -17,22 +17,18 @@ ADD = "layer.base.weight += layer.scale * layer.lora_B @ layer.lora_A"
 ZERO = "layer.lora_B.zero_()"
 
 WRONG = {
-    "not gathered": (
+    "not gathered": (_each("layer.lora_A, layer.lora_B", ADD, ZERO),),
+    "lost": (
         """
 def merge(engine):
     with torch.no_grad():
         for layer in engine.module:
             layer.base.weight += layer.scale * layer.lora_B @ layer.lora_A
             layer.lora_B.zero_()""",
-        _each("layer.lora_A, layer.lora_B", ADD, ZERO),
-    ),
-    "lost": (
         _each(ALL, ADD, ZERO, rank="None"),
         _each(ALL, "merged = layer.base.weight + layer.scale * layer.lora_B @ layer.lora_A", "merged.clone()"),
     ),
-    "thrown away": (
-        _each(ALL, "merged = layer.base.weight + layer.scale * layer.lora_B @ layer.lora_A", ZERO),
-    ),
+    "thrown away": (_each(ALL, "merged = layer.base.weight + layer.scale * layer.lora_B @ layer.lora_A", ZERO),),
     "no scale": (_each(ALL, "layer.base.weight += layer.lora_B @ layer.lora_A", ZERO),),
     "counted twice": (_each(ALL, ADD),),
     "another": (

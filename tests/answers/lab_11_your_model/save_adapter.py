@@ -61,13 +61,12 @@ def save_adapter(engine, path):
 
 RIGHT = (
     """
-from deepspeed.zero import GatheredParameters
-
 def save_adapter(engine, path):
+    from deepspeed import zero
     adapter = {}
     for name, p in engine.module.named_parameters():
         if p.requires_grad:
-            with GatheredParameters([p]):
+            with zero.GatheredParameters([p]):
                 adapter[name] = p.detach().cpu().clone()
     if engine.global_rank == 0:
         torch.save(adapter, path)""",
