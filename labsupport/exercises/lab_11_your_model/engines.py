@@ -28,8 +28,8 @@ def lora_linear():
         def __init__(self):
             super().__init__()
             self.base = torch.nn.Linear(WIDTH, WIDTH).requires_grad_(False)
-            self.lora_A = torch.nn.Parameter(torch.randn(RANK, WIDTH))
-            self.lora_B = torch.nn.Parameter(torch.randn(WIDTH, RANK))
+            self.lora_A = torch.nn.Parameter(0.2 * torch.randn(RANK, WIDTH))
+            self.lora_B = torch.nn.Parameter(0.2 * torch.randn(WIDTH, RANK))
             self.scale = SCALE
 
         def forward(self, rows):

@@ -21,7 +21,7 @@ def _lora_layer(answer):
         facts = meeting.facts(_trained(meeting, answer, stage))
         for fact in facts:
             if isinstance(fact, str):
-                raise Mistaken("reads the weight", stage=stage, said=fact)
+                raise Unusable(f"Alone your layer runs; at stage {stage} training fails: {fact}.")
         if max(fact["base"] for fact in facts) > 1e-6:
             raise Mistaken("the base moves", stage=stage)
         far[stage] = max(fact["peft"] for fact in facts)
@@ -191,10 +191,6 @@ MISTAKES = {
     "no scale": Mistake("Your layer adds B A to the output. LoRA scales it by alpha / rank, which is {ratio} here."),
     "alpha alone": Mistake("Your layer scales by alpha. It is alpha / rank, which is {ratio} here."),
     "another": Mistake("With the same matrices the output is {off} off that of peft's layer."),
-    "reads the weight": Mistake(
-        "Alone your layer is right. At stage {stage} it fails: {said}. There a weight is whole only while its own "
-        "module runs, so call `base(rows)` and do not use `base.weight` in your layer.",
-    ),
     "the base moves": Mistake("At stage {stage} the frozen weight has moved in training."),
     "trains otherwise": Mistake(
         "At stage {stage} a matrix is {off} off peft's after three steps, though it starts alike.",

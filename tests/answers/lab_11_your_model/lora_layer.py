@@ -44,12 +44,6 @@ WRONG = {
     "no scale": (_layer(scale="1.0"),),
     "alpha alone": (_layer(scale="alpha"),),
     "another": (_layer(scale="rank / alpha"), _layer(scale="alpha / rank**0.5")),
-    "reads the weight": (
-        _layer(
-            forward="torch.nn.functional.linear(rows, self.base.weight + self.scale * self.B @ self.A, self.base.bias)"
-        ),
-        _layer(forward="rows @ self.base.weight.T + self.base.bias + self.scale * rows @ self.A.T @ self.B.T"),
-    ),
     "the base moves": (
         _layer(forward="self.base(self.moved(rows)) + self.scale * (rows @ self.A.T) @ self.B.T").replace(
             "        def forward",
@@ -65,6 +59,8 @@ WRONG = {
 }
 
 RIGHT = (
+    _layer(forward="torch.nn.functional.linear(rows, self.base.weight + self.scale * self.B @ self.A, self.base.bias)"),
+    _layer(forward="rows @ self.base.weight.T + self.base.bias + self.scale * rows @ self.A.T @ self.B.T"),
     """
 def lora_linear(base, rank, alpha):
     class Wrapped(torch.nn.Module):
