@@ -29,6 +29,7 @@ test: ops lint  ## lint, unit tests, multi-rank tests, every lab, a strict book 
 measure: ops  ## predicted beside measured: run all cells again and record them, 40 minutes at most
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python benchmarks/agreement.py
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python benchmarks/agreement.py --record architectures
+	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python benchmarks/agreement.py --record adapters
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python benchmarks/step_time.py
 
 fuzz: setup  ## 10,000 configs made at random: the doctor beside DeepSpeed's parser, recorded, 3 minutes

@@ -2,9 +2,10 @@
 
     python benchmarks/agreement.py                 # all of them; goes on where an interrupted run stopped
     python benchmarks/agreement.py --only 3 17     # some of them, printed and not recorded
-    python benchmarks/agreement.py --record architectures      # each architecture at each stage, 5 minutes
+    python benchmarks/agreement.py --record architectures      # each architecture at each stage, 6 minutes
+    python benchmarks/agreement.py --record adapters           # LoRA and frozen tensors, 6 minutes
 
-Writes labsupport/recorded/agreement.json or architectures.json. Until then each finished run is kept in _build.
+Writes labsupport/recorded/agreement.json, or the record of that name. Until then each finished run is kept in _build.
 """
 
 import argparse

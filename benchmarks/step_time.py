@@ -157,8 +157,8 @@ def main():
 
 def show(result, seconds, alone, size, world_size):
     """Print the fit and the prediction of one number of ranks."""
-    from labsupport.step_time.model import Transformer
     from labsupport.step_time.ranks import predicted_steps
+    from labsupport.step_time.transformer import Transformer
 
     for name, fit in result["collectives"].items():
         worst = max(abs(error) for error in fit["relative_error"].values())

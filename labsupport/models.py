@@ -80,7 +80,7 @@ def _with_adapter(model, shape):
         # peft 0.21 asks by the name that checkpointing had before transformers 5.18.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         # And of models with experts it expects an adapter beside them, which this one need not have.
-        warnings.filterwarnings("ignore", "The following rank_pattern keys did not match", RuntimeWarning)
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys did not match", RuntimeWarning)
         return get_peft_model(model, lora)
 
 

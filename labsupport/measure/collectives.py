@@ -18,7 +18,7 @@ def measured_collectives(engine, step):
     Raises LabError where `step` made no optimizer step, or several.
     """
     before = engine.global_steps
-    with _counted_messages() as sent:
+    with counted_messages() as sent:
         step()
     if engine.global_steps != before + 1:
         raise LabError(
@@ -34,17 +34,18 @@ def measured_by_phase(engine, batch):
     Every rank must call it. As for measured_collectives, but messages below SMALLEST_BYTES are left out.
     """
     inputs, sent = {name: value.to(engine.device) for name, value in batch.items()}, {}
-    with _counted_messages(SMALLEST_BYTES) as sent["forward"]:
+    with counted_messages(SMALLEST_BYTES) as sent["forward"]:
         loss = engine(**inputs).loss
-    with _counted_messages(SMALLEST_BYTES) as sent["backward"]:
+    with counted_messages(SMALLEST_BYTES) as sent["backward"]:
         engine.backward(loss)
-    with _counted_messages(SMALLEST_BYTES) as sent["step"]:
+    with counted_messages(SMALLEST_BYTES) as sent["step"]:
         engine.step()
     return {phase: dict(messages) for phase, messages in sent.items()}
 
 
 @contextlib.contextmanager
-def _counted_messages(smallest=0):
+def counted_messages(smallest=0):
+    """Count this rank's messages while it lasts, and yield {collective: bytes}, without those below `smallest`."""
     from deepspeed.comm import comm
     from deepspeed.utils.comms_logging import CommsLogger
 

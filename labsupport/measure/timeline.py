@@ -64,21 +64,43 @@ def watch_step(engine, step, base=0):
     the profiler does not see the end of what was allocated before it began. Watching slows the step: never
     time this one. On a GPU only the GPU's memory is followed. base: as for held_bytes.
     """
-    device = engine.device.type
+    with watching(engine, base) as watch:
+        step()
+        watch.begin()
+        step()
+    return watch.step
+
+
+@contextlib.contextmanager
+def watching(engine, base=0):
+    """Watch the engine while it lasts, and yield a Watch, whose `step` is there afterwards; the rest is watch_step's.
+
+    Enter it one optimizer step before the one to watch, call `begin()` between the two, and leave it after the second.
+    """
+    watch = Watch(engine)
     with silent_stderr(), profiler() as profile, _labels(engine):
-        step()
-        _mark("begin")
-        held = {
-            pointer: (storage.nbytes(), role)
-            for (kind, pointer), (storage, role) in storages_by_role(engine).items()
-            if kind == device
-        }
-        step()
-    timeline = _timeline(profile, held, device)
-    if device == "cpu":
+        yield watch
+    timeline = _timeline(profile, watch.held, watch.device)
+    if watch.device == "cpu":
         for _, roles in timeline:
             roles["other"] -= base
-    return Step(timeline, device)
+    watch.step = Step(timeline, watch.device)
+
+
+class Watch:
+    """What an engine holds when the watched step begins, and the Step when it has been made."""
+
+    def __init__(self, engine):
+        self.engine, self.device, self.held, self.step = engine, engine.device.type, {}, None
+
+    def begin(self):
+        """Say that the watched step begins now."""
+        _mark("begin")
+        self.held = {
+            pointer: (storage.nbytes(), role)
+            for (kind, pointer), (storage, role) in storages_by_role(self.engine).items()
+            if kind == self.device
+        }
 
 
 def peak_step_bytes(engine, step):

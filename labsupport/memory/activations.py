@@ -132,11 +132,14 @@ class Graph:
 
 
 @lru_cache(maxsize=256)
-def layers_per_token(shape, sequence_length, e, attention="sdpa", checkpointing=False, always=False):
-    """Return what each layer keeps for a token, in bytes: 0 before the first that something trained comes before."""
+def layers_per_token(shape, sequence_length, e, attention="sdpa", checkpointing=False, always=False, layer=None):
+    """Return what each layer keeps for a token, in bytes: 0 before the first that something trained comes before.
+
+    layer: counts one layer, by default as transformers computes it.
+    """
     rank = shape.adapter.rank if shape.adapter else 0
     has_gradient = checkpointing or bool(shape.trained_outside & {"embed_tokens.weight", "positions.weight"})
-    layer, found, counted = (_llama_layer if _is_llama(shape) else _gpt2_layer), [], {}
+    found, counted, layer = [], {}, layer or (llama_layer if _is_llama(shape) else gpt2_layer)
     for trained in shape.trained_in_layers:
         if (trained, has_gradient) not in counted:
             score = attention_bytes(shape, 1, sequence_length, e, attention)
@@ -146,17 +149,19 @@ def layers_per_token(shape, sequence_length, e, attention="sdpa", checkpointing=
     return tuple(found)
 
 
-def _llama_layer(shape, e, graph, has_gradient, score):
+def llama_layer(shape, e, graph, has_gradient, score, norm=None, keeps_silu=True):
     """What one layer keeps for a token: has_gradient says whether its input has one, score is attention's own.
 
     Two RMS norms, each with an fp32 copy of its input, its normalised form (for its weight) and its output (for those
-    of the linear maps); query, key, value and attention's output; gate, its SiLU, up and their product.
+    of the linear maps); query, key, value and attention's output; gate, its SiLU, up and their product. norm: another
+    count of a norm; keeps_silu: whether the SiLU is kept.
     """
     h, f = shape.hidden_size, shape.mlp_size
     query_key_value = [f"self_attn.{name}_proj" for name in "qkv"]
     output, (into_mlp, down) = "self_attn.o_proj", _MLP[True]
     kept = e * graph.inside_lora(*query_key_value, output, *into_mlp, down)
-    kept += _rms_norm(h, e, has_gradient, "input_layernorm" in graph)
+    norm = norm or _rms_norm
+    kept += norm(h, e, has_gradient, "input_layernorm" in graph)
     has_gradient_inside = has_gradient or graph.any_of("input_layernorm")
     kept += e * h * graph.needs_input_of(*query_key_value, has_gradient=has_gradient_inside)
     in_attention = has_gradient_inside or graph.any_of(*query_key_value)
@@ -166,11 +171,14 @@ def _llama_layer(shape, e, graph, has_gradient, score):
     elif graph.needs_input_of(output, has_gradient=False):
         kept += e * shape.query_size
     has_gradient = in_attention or graph.any_of(output)
-    kept += _rms_norm(h, e, has_gradient, "post_attention_layernorm" in graph)
+    kept += norm(h, e, has_gradient, "post_attention_layernorm" in graph)
     has_gradient = has_gradient or graph.any_of("post_attention_layernorm")
     kept += e * h * graph.needs_input_of(*into_mlp, has_gradient=has_gradient)
     of_gate, of_up = (has_gradient or graph.any_of(module) for module in into_mlp)
-    kept += e * f * (2 * of_gate + of_up)  # the gate's input and up are kept for the gate, its SiLU for up
+    if keeps_silu:
+        kept += e * f * (2 * of_gate + of_up)  # the gate and up for the gate's gradient, its SiLU for up's
+    else:
+        kept += 2 * e * f * (of_gate or of_up)
     return kept + e * f * graph.needs_input_of(down, has_gradient=of_gate or of_up)
 
 
@@ -178,7 +186,7 @@ def _rms_norm(width, e, has_gradient, trained):
     return (4 * width + 4) * has_gradient + e * width * trained
 
 
-def _gpt2_layer(shape, e, graph, has_gradient, score):
+def gpt2_layer(shape, e, graph, has_gradient, score):
     """What one layer keeps for a token, as for Llama.
 
     Two layer norms, each with its input, two numbers and its output; query, key, value and attention's output; the

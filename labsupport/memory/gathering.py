@@ -23,15 +23,25 @@ class Gathering(NamedTuple):
     whole: int  # elements that are whole, or on their way, when the forward pass ends
 
 
-def gathering_of(large, settings, checkpointed_layers=0, tied_embedding=False):
+def gathering_of(large, settings, checkpointed_layers=0, tied_embedding=False, unreached=0):
     """Return the Gathering of a model with partitioned tensors of `large` elements, in the order of their use.
 
     checkpointed_layers: how many equal blocks are recomputed in the backward pass; tied_embedding: the first tensor is
-    used again at the end. Approximate: each tensor is used by a module of its own, and tensors that are too small to
-    be partitioned do not count.
+    used again at the end. unreached: how many tensors the backward pass does not come to, because nothing before them
+    is trained; where layers are recomputed it comes to all.
+
+    Approximate: each tensor is used by a module of its own, and tensors that are too small to be partitioned do not
+    count.
     """
     limits = settings.max_live_parameters, settings.max_reuse_distance, settings.prefetch_bucket_size
-    return _replay(tuple(large), checkpointed_layers, bool(tied_embedding and large), *limits)
+    unreached = 0 if checkpointed_layers else unreached
+    return _replay(tuple(large), checkpointed_layers, bool(tied_embedding and large), unreached, *limits)
+
+
+def unreached_tensors(sizes, trained, settings):
+    """Return how many of the tensors that stage 3 partitions come before the first that is trained."""
+    first = 0 if trained is None else list(trained).index(True)
+    return sum(size > settings.persistence_threshold for size in sizes[:first])
 
 
 def equal_pieces(parameters, layers=0):
@@ -41,8 +51,11 @@ def equal_pieces(parameters, layers=0):
 
 
 @functools.lru_cache(maxsize=64)
-def _replay(large, layers, tied, max_live, max_reuse, bucket):
+def _replay(large, layers, tied, unreached, max_live, max_reuse, bucket):
     uses, kept = _uses(len(large), _blocks(large[tied:], layers), tied)
+    if unreached:
+        backward = uses.index(None, 1)
+        uses = uses[: backward + 1] + [tensor for tensor in uses[backward + 1 :] if tensor >= unreached]
     ends_forward = len(large) + tied
     used, next_use = _between(uses, large)
     here, marked, times = (dict.fromkeys(range(len(large)), each) for each in (False, -1, 0))

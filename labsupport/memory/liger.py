@@ -5,33 +5,48 @@ apply_liger_kernel_to_llama puts them in. The kernels need a GPU: nothing here w
 published.py holds it against runs of others.
 """
 
-from labsupport.memory.activations import RNG_STATE_BYTES, Activations, attention_bytes, head_norm_bytes, rotary_bytes
+from labsupport.memory.activations import (
+    RNG_STATE_BYTES,
+    Activations,
+    layers_per_token,
+    llama_layer,
+    rotary_bytes,
+    trained_in_layers,
+)
 
 FP32 = 4
 
 
 def liger_activation_bytes(
-    shape, micro_batch_size, sequence_length, element_bytes, checkpointing=False, reduce_bucket_size=0
+    shape,
+    micro_batch_size,
+    sequence_length,
+    element_bytes,
+    checkpointing=False,
+    reduce_bucket_size=0,
+    keeps_linear_inputs=False,
 ):
     """Return the Activations of one micro-batch on one rank, in bytes, with PyTorch's fused attention.
 
-    A norm keeps its input, its output and a number a token in fp32; the MLP keeps gate, up and their product, and
-    writes its gradients over gate and up. The loss makes the gradients of its input and of the output layer's weight
-    in the forward pass, and keeps them; the logits exist for one chunk of tokens.
+    A norm keeps its input, its output (for the linear maps) and a number a token in fp32; the MLP keeps gate, up and
+    their product, and writes its gradients over gate and up. The loss makes the gradients of its input and, where it is
+    trained, of the output layer's weight in the forward pass, and keeps them; the logits exist for one chunk of tokens.
+    keeps_linear_inputs: as for activation_bytes.
     """
     tokens, e = micro_batch_size * sequence_length, element_bytes
     h, f, hidden = shape.hidden_size, shape.mlp_size, tokens * shape.hidden_size * e
-    norm = 2 * hidden + FP32 * tokens
-    heads = tokens * (2 * e * (shape.query_size + shape.key_value_size) + head_norm_bytes(shape, e))
-    layer = 2 * norm + heads + attention_bytes(shape, tokens, sequence_length, e, "sdpa") + 3 * tokens * f * e
-    working = tokens * e * (f + h) + h * f * e  # the gradients of the product and of the residual, and of a weight
-    kept_layers = shape.layers * (hidden + RNG_STATE_BYTES if checkpointing else layer)
+    counted = layers_per_token(shape, sequence_length, e, "sdpa", checkpointing, keeps_linear_inputs, _layer)
+    per_layer = [tokens * each for each in counted if each] or [0]
+    # The gradients of the product and of the residual, and of a weight.
+    working = tokens * e * (f + h) + h * f * e * (shape.adapter is None)
+    kept_layers = sum(hidden + RNG_STATE_BYTES if checkpointing else each for each in per_layer)
     first = 2 * 8 * tokens + rotary_bytes(shape, sequence_length, e)
-    output_layer = shape.vocabulary * h
-    of_loss = hidden + output_layer * e
-    kept = first + kept_layers + norm + of_loss
-    one_layer = layer if checkpointing else 0
-    behind = min(1.0, reduce_bucket_size / (shape.layers * shape.layer_parameters))
+    output = {"embed_tokens.weight" if shape.is_tied else "lm_head.weight"} & shape.trained_outside
+    output_layer = shape.vocabulary * h * bool(output)
+    last_norm = tokens * _norm(h, e, True, True) + hidden
+    kept = first + kept_layers + last_norm + hidden + output_layer * e
+    one_layer = per_layer[-1] if checkpointing else 0
+    behind = min(1.0, reduce_bucket_size / max(1, trained_in_layers(shape)))
     return Activations(
         kept=kept,
         # A chunk's logits, and its part of the weight's gradient in both precisions.
@@ -39,8 +54,17 @@ def liger_activation_bytes(
         loss=kept,
         backward=first + kept_layers + one_layer + working,
         reduction=first + int(kept_layers * (1 - behind)) + one_layer + working,
-        backward_end=first + (hidden if checkpointing else 0) + layer + working,
+        backward_end=first + (hidden if checkpointing else 0) + per_layer[0] + working,
     )
+
+
+def _layer(shape, e, graph, has_gradient, score):
+    return llama_layer(shape, e, graph, has_gradient, score, norm=_norm, keeps_silu=False)
+
+
+def _norm(width, e, has_gradient, trained):
+    """What a norm keeps for a token beside its output; that of the last one is kept in any case."""
+    return (e * width + FP32) * (has_gradient or trained)
 
 
 def chunk_of_tokens(shape, tokens):

@@ -12,7 +12,7 @@ from collections import Counter
 
 from labsupport.arguments import require_positive_integer, require_stage
 from labsupport.errors import ConfigError
-from labsupport.memory.gathering import equal_pieces, gathering_of
+from labsupport.memory.gathering import equal_pieces, gathering_of, unreached_tensors
 
 # Bytes that one of n ranks sends for each byte of the message.
 _SENT_PER_BYTE = {
@@ -81,7 +81,8 @@ def predicted_collectives(parameter_sizes, settings, *, trained=None, checkpoint
     if trained is not None:
         row = [size for size, is_trained in zip(parameter_sizes, trained, strict=True) if is_trained]
     if settings.stage == 3:
-        elements = _stage_3(parameter_sizes, row, settings, checkpointed_layers, tied_embedding)
+        unreached = unreached_tensors(parameter_sizes, trained, settings)
+        elements = _stage_3(parameter_sizes, row, settings, checkpointed_layers, tied_embedding, unreached)
     else:
         elements = _stages_0_to_2(sum(row), settings)
     return {name: count * settings.parameter_bytes for name, count in elements.items() if count}
@@ -113,7 +114,7 @@ def _reductions(s):
     return s.accumulation_steps if s.stage >= 2 else 1
 
 
-def _stage_3(sizes, trained_sizes, s, checkpointed_layers, tied_embedding):
+def _stage_3(sizes, trained_sizes, s, *of_the_passes):
     """Elements by collective: zero/stage3.py, __add_grad_to_ipg_bucket and __reduce_and_partition_ipg_grads.
 
     With reduce_scatter off, a gradient that fits into the bucket is all-reduced and a larger one is not.
@@ -121,7 +122,7 @@ def _stage_3(sizes, trained_sizes, s, checkpointed_layers, tied_embedding):
     count, ranks = Counter(trained_sizes), s.world_size  # few sizes, many tensors
     summed = {size for size in count if not s.reduce_scatter and size <= s.reduce_bucket_size}
     scattered = sum(-(-size // ranks) * times for size, times in count.items() if size not in summed)
-    gathered = _gathered_elements(sizes, Counter(sizes), s, checkpointed_layers, tied_embedding) if ranks > 1 else 0
+    gathered = _gathered_elements(sizes, Counter(sizes), s, *of_the_passes) if ranks > 1 else 0
     return {
         "all_reduce": sum(size * count[size] for size in summed) * _reductions(s),
         "reduce_scatter": scattered * ranks * _reductions(s),
@@ -129,7 +130,7 @@ def _stage_3(sizes, trained_sizes, s, checkpointed_layers, tied_embedding):
     }
 
 
-def _gathered_elements(sizes, count, s, layers, tied):
+def _gathered_elements(sizes, count, s, layers, tied, unreached):
     """Elements of one rank's parts in all the all-gathers of a stage 3 step.
 
     Parameters up to the persistence threshold are gathered once, after the optimizer has changed them
@@ -141,5 +142,5 @@ def _gathered_elements(sizes, count, s, layers, tied):
     if len(sizes) == 1 and large:
         large, tied = equal_pieces(sizes[0], layers), False
         parts = {large[0]: -(-sizes[0] // (s.world_size * len(large)))}
-    times = gathering_of(large, s, layers, tied and large[:1] == sizes[:1]).times
+    times = gathering_of(large, s, layers, tied and large[:1] == sizes[:1], unreached).times
     return once + s.accumulation_steps * sum(parts[size] * count for size, count in zip(large, times, strict=True))

@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from typing import NamedTuple
 
-from labsupport.memory.gathering import equal_pieces, gathering_of
+from labsupport.memory.gathering import equal_pieces, gathering_of, unreached_tensors
 from labsupport.settings import FP32
 
 
@@ -55,7 +55,11 @@ def shares_of(sizes, settings, trained=None):
             largest=largest,
             persistent=sum(size * count for size, count in small.items()),
             window=_window(sizes, settings),
-            kept=gathering_of([size for size in sizes if size > settings.persistence_threshold], settings).whole,
+            kept=gathering_of(
+                [size for size in sizes if size > settings.persistence_threshold],
+                settings,
+                unreached=unreached_tensors(sizes, trained, settings),
+            ).whole,
             frozen=share_of_all - share,
         )
     share = math.ceil(in_row / (2 * ranks)) * 2

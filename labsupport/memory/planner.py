@@ -123,8 +123,6 @@ def _counted(shape, settings, sequence_length, activation_checkpointing, attenti
                 "or a Shape with a longer longest_sequence."
             )
         if liger:
-            if shape.adapter or shape.frozen:
-                raise ConfigError("Liger's kernels are planned where all is trained: leave out liger, or the adapter.")
             if not shape.family.counted or shape.architecture == "gpt2" or attention != "sdpa":
                 raise ConfigError(
                     f"Liger's kernels are planned for a Llama and its like with sdpa, not for {shape.architecture} "
@@ -137,6 +135,7 @@ def _counted(shape, settings, sequence_length, activation_checkpointing, attenti
                 settings.parameter_bytes,
                 activation_checkpointing,
                 settings.reduce_bucket_size,
+                keeps_linear_inputs=settings.stage == 3 and settings.memory_efficient_linear,
             )
         elif shape.family.counted:
             activations = activation_bytes(

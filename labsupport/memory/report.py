@@ -23,7 +23,7 @@ from labsupport.memory.room import (
     smallest_world_size,
 )
 from labsupport.models import PRESETS, shape_named
-from labsupport.shapes import Shape, known_models, shape_of_file
+from labsupport.shapes import Adapter, Shape, known_models, shape_of_file
 from labsupport.wording import gigabytes, ranks_in_words
 
 CHOICES = {
@@ -62,6 +62,9 @@ def parse(arguments=None):
     add("--parameters", type=number, help="how many, for example 7.5e9: model states and buffers, no activations")
     for name in SHAPE:
         add(f"--{name.replace('_', '-')}", type=whole, help="a GPT-2 of this shape; needs all four")
+    add("--lora-rank", type=whole, metavar="RANK", help="LoRA of that rank, as peft adds it: all else is frozen")
+    add("--lora-targets", metavar="NAMES", help="modules beside which it stands (default q_proj,v_proj); or all-linear")
+    add("--freeze", metavar="PATTERNS", help="parameters that are not trained: 'embed_tokens.*,layers.0.*'")
     add("--sequence-length", type=whole, help="tokens in a sample (default: as many as the model reads)")
     add("--config", metavar="FILE", help="a ds_config.json, in place of the choices below")
     add("--stage", type=whole, help="ZeRO stage, 0 to 3 (default 0)")
@@ -111,7 +114,7 @@ def report(options):
     require_positive_integer("--gpus-per-node", options.gpus_per_node)
     if options.host_memory is not None:
         require_number("--host-memory", options.host_memory, at_least=1)
-    model, arguments = _model(options), _arguments(options)
+    model, arguments = _adapted(_model(options), options), _arguments(options)
     planned = plan(model, world_size=options.world_size, **arguments)
     if options.json:
         return json.dumps(_as_json(planned, options, model, arguments), indent=1)
@@ -152,6 +155,23 @@ def _model(options):
     return Shape("gpt2", layers, hidden, heads, options.sequence_length or 1024, 4 * hidden, vocabulary)
 
 
+def _adapted(model, options):
+    """The model with the adapter and the frozen tensors of the command line."""
+    if options.lora_rank is None and options.lora_targets is None and options.freeze is None:
+        return model
+    if not isinstance(model, Shape):
+        raise ConfigError("--parameters names no modules: give --model or --hf-config for --lora-rank or --freeze.")
+    if options.lora_rank is None and options.lora_targets is not None:
+        raise ConfigError("--lora-targets needs --lora-rank: give the rank of the adapter's matrices, such as 16.")
+    if options.lora_rank is not None:
+        model = model._replace(adapter=Adapter(options.lora_rank, _names(options.lora_targets or "q_proj,v_proj")))
+    return model._replace(frozen=_names(options.freeze or ""))
+
+
+def _names(text):
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def _arguments(options):
     shared = {
         "sequence_length": options.sequence_length,
@@ -171,10 +191,15 @@ def _arguments(options):
 def _heading(planned):
     s = planned.settings
     ranks = "1 rank" if s.world_size == 1 else f"{s.world_size} ranks"
+    trained = "" if _all_trained(planned) else f", {planned.trained_parameters:,} of them trained"
     return (
-        f"Predicted for rank 0 of {ranks}, DeepSpeed {TRIED['deepspeed']}: {planned.parameters:,} parameters, "
+        f"Predicted for rank 0 of {ranks}, DeepSpeed {TRIED['deepspeed']}: {planned.parameters:,} parameters{trained}, "
         f"stage {s.stage}, {s.precision}, micro-batch {s.micro_batch_size}, {s.accumulation_steps} a step."
     )
+
+
+def _all_trained(planned):
+    return planned.trained_parameters == planned.parameters
 
 
 def _table(planned):
@@ -190,11 +215,14 @@ def _table(planned):
     align = ["left", *["right"] * len(MOMENTS)]
     text = tabulate(rows, ("GB", *MOMENTS), "simple", disable_numparse=True, colalign=align, preserve_whitespace=True)
     messages = ", ".join(f"{name} {gigabytes(size)} GB" for name, size in planned.collectives.items())
-    paper = model_state_bytes(planned.parameters, planned.settings.stage, planned.settings.world_size)
+    peak = f"The peak is in the {planned.peak_phase}."
+    if _all_trained(planned):
+        paper = model_state_bytes(planned.parameters, planned.settings.stage, planned.settings.world_size)
+        peak += f" The paper's model states, bf16 and Adam: {gigabytes(paper)} GB."
     return [
         text,
         "",
-        f"The peak is in the {planned.peak_phase}. The paper's model states, bf16 and Adam: {gigabytes(paper)} GB.",
+        peak,
         f"Messages of one step: {messages}; a rank sends {gigabytes(planned.sent_bytes)} GB, "
         f"{planned.times_ddp:.2f} times what plain data parallelism sends."
         if planned.sent_bytes
@@ -251,6 +279,7 @@ def _host_verdict(planned, gpus_per_node, host_memory):
 def _as_json(planned, options, model, arguments):
     result = {
         "parameters": planned.parameters,
+        "trained_parameters": planned.trained_parameters,
         "settings": planned.settings._asdict(),
         "predicted_bytes": planned.moments,
         "peak_phase": planned.peak_phase,

@@ -2,7 +2,15 @@
 
 from labsupport import lazily
 
-_MODULE_OF = dict.fromkeys(("GPT", "cluster", "gpt", "step_time", "strong_scaling", "weak_scaling"), "model")
+_MODULE_OF = {
+    "GPT": "transformer",
+    "cluster": "machines",
+    "gpt": "transformer",
+    "step_time": "model",
+    "strong_scaling": "scaling",
+    "training": "training_run",
+    "weak_scaling": "scaling",
+}
 
 __all__ = sorted(_MODULE_OF)
 __getattr__ = lazily(__name__, _MODULE_OF)

@@ -31,14 +31,15 @@ def collective_seconds(collective, message_bytes, world_size, alpha_seconds, byt
     part; alpha_seconds: the start of one hop; bytes_per_second: of one rank's link in one direction. A
     reduce-scatter and an all-gather take N - 1 hops of m / N bytes, an all-reduce is one after the other.
     """
-    return hops(collective, world_size) * (alpha_seconds + message_bytes / world_size / bytes_per_second)
+    sends = rounds(collective) * (world_size - 1)
+    return sends * (alpha_seconds + message_bytes / world_size / bytes_per_second)
 
 
-def hops(collective, world_size):
-    """Return how often a rank sends in one collective on a ring; raises ConfigError for an unknown collective."""
+def rounds(collective):
+    """Return how often a collective goes round a ring; raises ConfigError for an unknown one."""
     if collective not in _ROUNDS:
         raise ConfigError(f"There is no collective {collective!r} here: choose one of {', '.join(_ROUNDS)}.")
-    return _ROUNDS[collective] * (world_size - 1)
+    return _ROUNDS[collective]
 
 
 def fit_rate(collective, world_size, seconds):
@@ -56,7 +57,7 @@ def fit_rate(collective, world_size, seconds):
     start = max(0.0, (a * bb - b * ab) / determinant) if determinant > 0 else 0.0
     if per_byte <= 0:
         raise LabError(f"The times of {collective} do not grow with the message: measure more and larger sizes.")
-    sends = hops(collective, world_size)
+    sends = rounds(collective) * (world_size - 1)
     return start / sends, sends / world_size / per_byte
 
 
@@ -71,7 +72,7 @@ class Traffic(NamedTuple):
 
 def traffic(
     model, stage, gradient_accumulation_steps=1, deepspeed_default=True, element_bytes=ELEMENT_BYTES,
-    bucket_elements=BUCKET_ELEMENTS, prefetch_elements=PREFETCH_ELEMENTS,
+    bucket_elements=BUCKET_ELEMENTS, prefetch_elements=PREFETCH_ELEMENTS, reduce_bytes=None,
 ):  # fmt: skip
     """Return the list of Traffic of one step; model: anything with `parameters` and `layers`.
 
@@ -80,15 +81,17 @@ def traffic(
     backward pass, only what it has let go, where the paper gathers all again; and once a step it gathers every bias and
     norm in a message of its own (zero/stage3.py, _post_step), here without bytes. Stage 1 reduces once a step, stages 2
     and 3 in every micro-batch. Stage 3 joins matrices in a message until prefetch_elements are in it, as
-    labsupport.memory.gathering says, for a GPT's four matrices a layer.
+    labsupport.memory.gathering says, for a GPT's four matrices a layer. reduce_bytes: of an element of a gradient that
+    is sent, if that is not element_bytes (communication_data_type).
     """
     require_stage(stage)
+    reduced = model.parameters * (reduce_bytes or element_bytes)
     whole, steps = model.parameters * element_bytes, gradient_accumulation_steps
     buckets = math.ceil(model.parameters / bucket_elements)
     if stage == 3:
         matrices = [model.parameters / model.layers * part / sum(_MATRICES) for part in _MATRICES] * model.layers
         settings = Settings(stage=3, prefetch_bucket_size=prefetch_elements)
-        scattered = Traffic("reduce_scatter", whole, steps, buckets)
+        scattered = Traffic("reduce_scatter", reduced, steps, buckets)
         if not deepspeed_default:
             kept = settings._replace(max_live_parameters=math.inf, max_reuse_distance=math.inf)
             return [Traffic("all_gather", 2 * whole, steps, 2 * gathering_of(matrices, kept).messages), scattered]
@@ -97,15 +100,17 @@ def traffic(
         small = Traffic("all_gather", 0, 1, _SMALL_A_BLOCK * model.layers + 2)
         return [Traffic("all_gather", gathered * element_bytes, steps, found.messages), small, scattered]
     reduction = "all_reduce" if stage == 0 or deepspeed_default else "reduce_scatter"
-    sent = [Traffic(reduction, whole, steps if stage == 2 else 1, buckets)]
+    sent = [Traffic(reduction, reduced, steps if stage == 2 else 1, buckets)]
     return sent if stage == 0 else [*sent, Traffic("all_gather", whole, 1, buckets)]
 
 
-def communication_seconds(sent, world_size, rates):
-    """Return the seconds of a list of Traffic; rates: {collective: (alpha_seconds, bytes_per_second)}."""
+def communication_seconds(sent, seconds_of):
+    """Return the seconds of a list of Traffic; seconds_of(collective, message_bytes): of one message."""
     return sum(
-        each.times
-        * each.messages
-        * collective_seconds(each.collective, each.message_bytes / each.messages, world_size, *rates[each.collective])
-        for each in sent
+        each.times * each.messages * seconds_of(each.collective, each.message_bytes / each.messages) for each in sent
     )
+
+
+def ring_seconds(sent, world_size, rates):
+    """Return the seconds of a list of Traffic on a ring; rates: {collective: (alpha_seconds, bytes_per_second)}."""
+    return communication_seconds(sent, lambda name, size: collective_seconds(name, size, world_size, *rates[name]))

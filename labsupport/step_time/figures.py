@@ -10,6 +10,7 @@ from labsupport.plots import (
     MEASURED_COLOURS,
     PREDICTED_COLOUR,
     ROLE_COLOURS,
+    TEXT,
     LabFigure,
     dressed,
     empty_figure,
@@ -65,6 +66,26 @@ def modelled_ranges(ranges, published, title, alt, y_title, published_name="publ
         x=labels, y=[published[label] for label in labels], name=published_name, mode="markers",
         marker={"color": PUBLISHED_COLOUR, "symbol": "diamond", "size": 11},
     )  # fmt: skip
+    return LabFigure(figure, alt)
+
+
+def errors_over_messages(points, limit, title, alt):
+    """Return expected over published time over the share that messages have of the compute, a mark a published step.
+
+    points: {name: [(messages over compute, expected over published, words)]}. limit: how far the model is trusted.
+    """
+    figure = empty_figure(title, "messages over compute, seconds by seconds", "expected over published time")
+    for number, (name, marks) in enumerate(points.items()):
+        colour, _, symbol = _style(number)
+        figure.add_scatter(
+            x=[x for x, _, _ in marks], y=[y for _, y, _ in marks], text=[words for _, _, words in marks], name=name,
+            mode="markers", hovertemplate="%{text}<br>%{y:.2f}<extra></extra>",
+            marker={"color": colour, "symbol": symbol + ("-open" if number >= len(MODELLED_STYLES) else ""), "size": 8},
+        )  # fmt: skip
+    figure.add_hline(y=1, line={"color": PUBLISHED_COLOUR, "width": 1})
+    figure.add_vline(x=limit, line={"color": TEXT, "dash": "dash", "width": 1})
+    figure.update_xaxes(type="log")
+    figure.update_layout(height=440)
     return LabFigure(figure, alt)
 
 

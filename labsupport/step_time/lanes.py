@@ -11,7 +11,7 @@ from typing import NamedTuple
 from labsupport.arguments import require_number, require_positive_integer
 from labsupport.errors import ConfigError
 from labsupport.step_time.collectives import ELEMENT_BYTES
-from labsupport.step_time.model import ADAM_BYTES
+from labsupport.step_time.compute import ADAM_BYTES
 
 LANES = ("GPU", "link", "CPU Adam")
 MASTER_GRADIENT_BYTES = 4  # the gradient that Adam works with goes down in fp32

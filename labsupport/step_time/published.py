@@ -1,19 +1,34 @@
-"""Tables that others published, beside the step-time model. Cited, not measured here. No torch.
+"""Steps that others published, beside the step-time model. Cited, not measured here. No torch.
 
     python -m labsupport.step_time.published          # every row, with the model's error
 
-Each table was read in a public copy of its source and is cut to the columns that the model needs. One number is
-fitted on one row of a table, the share of the GPU's peak that its kernels reach; all other rows test the model.
+The rows stand in published.toml, with their sources. A few of them are fitted, by one rule: every
+seventh row, from the first on, of llm-foundry's tables of H100 and of A100-40GB, the longest sequence on H200 and on
+B200, and one more step of B200. All other rows test the model.
 """
 
+import functools
+import math
+import statistics
+import tomllib
+from pathlib import Path
 from typing import NamedTuple
 
 from labsupport.errors import ConfigError
-from labsupport.step_time.collectives import collective_seconds
+from labsupport.models import shape_named
+from labsupport.step_time import nccl
+from labsupport.step_time.collectives import Traffic
 from labsupport.step_time.flops import flops_per_token
-from labsupport.step_time.model import GPT, Cluster, Transformer, cluster, ring_rate, step_time
+from labsupport.step_time.machines import Cluster, cluster
+from labsupport.step_time.model import step_time
+from labsupport.step_time.transformer import GPT, Transformer
 
-RETRIEVED = "2026-11"
+CITED = tomllib.loads((Path(__file__).parent / "published.toml").read_text())
+RETRIEVED = CITED["retrieved"]
+OTHER_SOURCES = [CITED[name]["source"] for name in ("all_reduce", "core_binding")]
+EVERY = 7  # the rule: which rows of a table are fitted
+MPT_VOCABULARY = 50368
+DDP_BUCKET_BYTES = 25e6  # nanotron's ddp_bucket_cap_mb, of 16-bit gradients
 
 
 class Row(NamedTuple):
@@ -21,184 +36,195 @@ class Row(NamedTuple):
 
     name: str
     model: Transformer
+    stage: int
     world_size: int
     micro_batch_tokens: int
     gradient_accumulation_steps: int
+    sequence_length: int
     recompute: bool
     step_seconds: float
+    options: dict  # the rest of step_time's
 
     def __str__(self):
-        return f"{self.name}, {self.world_size} GPUs"
+        return f"{self.name}, {self.world_size:,} GPUs"
+
+    def modelled(self, machine):
+        """Return the StepTime of this run on a Cluster."""
+        return step_time(
+            self.model, self.stage, machine, self.world_size, self.micro_batch_tokens,
+            self.gradient_accumulation_steps, sequence_length=self.sequence_length, recompute=self.recompute,
+            **self.options,
+        )  # fmt: skip
 
 
 class Table(NamedTuple):
-    """Runs of one publication on one cluster; `fitted` is the position of the row that fits the efficiency."""
+    """Runs of one publication on one cluster; `fitted` holds the positions of the rows that constants are fitted on."""
 
     title: str
     source: str
     cluster: Cluster
-    fitted: int
     rows: list
+    fitted: frozenset = frozenset()
 
 
 class Comparison(NamedTuple):
-    """One row beside the model: the StepTime, and each bound over the published seconds, minus one."""
+    """One row beside the model: the StepTime, and whether the row was fitted."""
 
     row: Row
     step: object
     fitted: bool
 
     @property
-    def overlapped_error(self):
-        """The lower bound's signed error, everything hidden: -0.1 is 10 % too short."""
-        return self.step.overlapped_seconds / self.row.step_seconds - 1
-
-    @property
-    def exposed_error(self):
-        """The upper bound's signed error, nothing hidden."""
-        return self.step.exposed_seconds / self.row.step_seconds - 1
-
-    @property
     def error(self):
-        """The signed error of the middle between the two bounds, which is the model's one answer."""
-        return (self.overlapped_error + self.exposed_error) / 2
+        """The signed error of what is expected: -0.1 is 10 % too short."""
+        return self.step.expected_seconds / self.row.step_seconds - 1
 
     @property
     def inside(self):
         """Whether the published time lies between the two bounds."""
-        return self.overlapped_error <= 0 <= self.exposed_error
+        return self.step.overlapped_seconds <= self.row.step_seconds <= self.step.exposed_seconds
 
 
-# MosaicML, PyTorch FSDP, FULL_SHARD, bf16, sequences of 2,048 tokens: what stage 3 does, by another program.
-# (model, GPUs, micro-batch, accumulation steps, tokens a second of all GPUs), in the order of the table.
-_MPT_SHAPES = {  # layers, hidden size, NumParams; up to 3b without activation checkpointing
-    "70b": (80, 8192, 64862437376), "30b": (48, 7168, 29975214080), "13b": (40, 5120, 12853954560),
-    "7b": (32, 4096, 6658859008), "3b": (32, 2560, 2651837440), "1b": (24, 2048, 1315950592),
-    "760m": (24, 1536, 760470528), "350m": (24, 1024, 355985408), "125m": (12, 768, 125311488),
-}  # fmt: skip
-_MPT_RUNS = [
-    ("70b", 128, 4, 1, 48194), ("70b", 64, 2, 1, 17672), ("30b", 128, 6, 1, 110803), ("30b", 32, 4, 1, 27431),
-    ("13b", 128, 16, 1, 252444), ("13b", 64, 16, 1, 126479), ("13b", 32, 14, 1, 63946), ("13b", 16, 10, 1, 31900),
-    ("13b", 8, 4, 16, 13347), ("7b", 128, 18, 1, 463749), ("7b", 64, 18, 1, 234614), ("7b", 32, 18, 1, 119202),
-    ("7b", 16, 16, 1, 58322), ("7b", 8, 12, 4, 29436), ("3b", 128, 6, 1, 1220885), ("3b", 64, 6, 1, 623167),
-    ("3b", 32, 6, 1, 317261), ("3b", 16, 5, 1, 156013), ("3b", 8, 5, 8, 80520), ("1b", 128, 10, 1, 2386897),
-    ("1b", 64, 10, 1, 1216104), ("1b", 32, 10, 1, 497782), ("1b", 16, 8, 1, 305372), ("1b", 8, 8, 8, 154171),
-    ("760m", 128, 12, 1, 3704382), ("760m", 64, 12, 1, 1878030), ("760m", 32, 12, 1, 948745),
-    ("760m", 16, 12, 1, 473723), ("760m", 8, 12, 4, 241389), ("350m", 128, 18, 1, 6647647),
-    ("350m", 64, 18, 1, 3372118), ("350m", 32, 18, 1, 1721978), ("350m", 16, 18, 1, 886622),
-    ("350m", 8, 16, 4, 447963), ("125m", 128, 26, 1, 15863837), ("125m", 64, 26, 1, 8015010),
-    ("125m", 32, 26, 1, 4067922), ("125m", 16, 26, 1, 2088560), ("125m", 8, 26, 3, 1090678),
-]  # fmt: skip
-# Narayanan et al. 2021, table 2: DeepSpeed ZeRO-3 without model parallelism, sequences of 2,048 tokens, with
-# recomputation: (parameters, GPUs, micro-batch, teraFLOP/s a GPU); the batch is GPUs times micro-batch.
-_ZERO3_RUNS = [
-    ("174.6B", 384, 4, 144), ("174.6B", 768, 2, 88), ("174.6B", 1536, 1, 44),
-    ("529.6B", 640, 4, 138), ("529.6B", 1120, 2, 98), ("529.6B", 2240, 1, 48),
-]  # fmt: skip
-# Bekman, all-reduce on AWS P6-B200: KiB of payload, and busbw in GB/s on one node and on four.
-_ALL_REDUCE = [
-    (32, 1.20, 0.01), (64, 2.17, 0.04), (128, 4.86, 0.45), (256, 9.54, 1.33), (512, 18.71, 2.84),
-    (2**10, 36.06, 5.37), (2**11, 63.09, 10.38), (2**12, 76.48, 18.90), (2**13, 126.49, 35.12),
-    (2**14, 254.96, 64.43), (2**15, 325.97, 91.19), (2**16, 400.60, 156.74), (2**17, 568.38, 197.94),
-    (2**18, 646.11, 229.09), (2**19, 688.99, 326.90), (2**20, 723.34, 361.99), (2**21, 734.97, 372.42),
-    (2**22, 740.64, 377.34), (2**23, 839.07, 380.39), (2**24, 845.67, 381.80),
-]  # fmt: skip
-ALL_REDUCE_SOURCE = (
-    "S. Bekman, Machine Learning Engineering, network/README.md, all_reduce on 1 and 4 AWS P6-B200 nodes, "
-    "https://github.com/stas00/ml-engineering"
-)
+def _fsdp_rows(runs):
+    """PyTorch FSDP: a gathering and a reduce-scatter for each block, and a second gathering with full sharding."""
+    shapes = CITED["llm_foundry"]["shapes"]
+    for name, sequence, gpus, micro_batch, steps, tokens_per_second, mode, sharding, recompute, parameters in runs:
+        layers, hidden = shapes[name]
+        gatherings = 2 if sharding == "FULL" else 1
+        reduced = parameters * (4 if mode == "DEFAULT" else 2)
+        sent = [
+            Traffic("all_gather", 2 * gatherings * parameters, steps, gatherings * layers),
+            Traffic("reduce_scatter", reduced, steps, layers),
+        ]
+        tokens = micro_batch * sequence
+        model = Transformer(parameters, layers, hidden, MPT_VOCABULARY)
+        yield Row(
+            name if sequence == 2048 else f"{name}, {sequence:,} tokens", model, 3, gpus, tokens, steps,
+            sequence, recompute, tokens * steps * gpus / tokens_per_second, {"sent": sent},
+        )  # fmt: skip
 
 
-def _mpt_row(name, gpus, micro_batch, accumulation, tokens_per_second):
-    layers, hidden, parameters = _MPT_SHAPES[name]
-    tokens = micro_batch * 2048
-    seconds = tokens * accumulation * gpus / tokens_per_second
-    return Row(name, Transformer(parameters, layers, hidden), gpus, tokens, accumulation, parameters > 3e9, seconds)
+def _nanotron_rows():
+    """nanotron: fp32 sums, which DDP's buckets all-reduce at stage 0 and reduce-scatter at stage 1; then one gather."""
+    shapes = CITED["ultrascale"]["shapes"]
+    for name, gpus, micro_batch, steps, stage, tokens_per_second in CITED["ultrascale"]["rows"]:
+        model = Transformer(*shapes[name])
+        buckets = math.ceil(2 * model.parameters / DDP_BUCKET_BYTES)
+        sent = [Traffic("reduce_scatter" if stage else "all_reduce", 4 * model.parameters, 1, buckets)]
+        if stage:
+            sent.append(Traffic("all_gather", 2 * model.parameters, 1, 1))
+        tokens = 4096 * micro_batch
+        yield Row(
+            f"{name}, stage {stage}, {micro_batch} x {steps}", model, stage, gpus, tokens, steps, 4096, False,
+            tokens * steps / tokens_per_second, {"sent": sent, "sum_bytes": 4},
+        )  # fmt: skip
 
 
-def _zero3_row(name, gpus, micro_batch, teraflops):
-    tokens = micro_batch * 2048
-    flops = tokens * flops_per_token(GPT[name], 2048, recompute=True)
-    return Row(name, GPT[name], gpus, tokens, 1, True, flops / (teraflops * 1e12))
+def _bekman_rows(column):
+    shape = shape_named("llama-3.1-8b")
+    model = Transformer(shape.parameters, shape.layers, shape.hidden_size, shape.vocabulary)
+    # His count: 6 for each parameter of a matrix and token, causal attention at half, no recomputation.
+    matrices = model.parameters - shape.vocabulary * shape.hidden_size  # the embedding is looked up
+    for tokens, stage, *teraflops in CITED["bekman"]["rows"]:
+        flops = 6 * matrices * tokens + 6 * tokens**2 * shape.query_size * shape.layers
+        heavy = {"offload": "cpu"} if stage == 3 else {}
+        yield Row(
+            f"{tokens:,} tokens, stage {stage}", model, stage, 8, tokens, 1, tokens, stage == 3,
+            flops / (teraflops[column] * 1e12), heavy,
+        )  # fmt: skip
 
 
-TABLES = {
-    "mosaic": Table(
-        "MosaicML: PyTorch FSDP on A100-40GB, 8 to 128 GPUs",
-        "MosaicML, llm-foundry, MPT Training Benchmarks, A100 40GB with 1600 Gbps RoCE a node, "
-        "https://github.com/mosaicml/llm-foundry/blob/main/scripts/train/benchmarking/README.md",
-        cluster("A100-40GB", "HDR"),  # eight adapters of 200 Gbit/s, as RoCE
-        _MPT_RUNS.index(("7b", 8, 12, 4, 29436)),
-        [_mpt_row(*run) for run in _MPT_RUNS],
-    ),
-    "zero3": Table(
-        "Narayanan et al.: DeepSpeed ZeRO-3 on A100-80GB, 384 to 2,240 GPUs",
-        "Narayanan et al. 2021, table 2, https://arxiv.org/abs/2104.04473",
-        cluster("A100-80GB", "HDR"),
-        0,
-        [_zero3_row(*run) for run in _ZERO3_RUNS],
-    ),
-}
-# The same runs, if a collective gets one adapter of a node's eight: the rate of one GPU's own share.
-TABLES["zero3, one adapter"] = TABLES["zero3"]._replace(
-    cluster=TABLES["zero3"].cluster._replace(outer_bytes_per_second=TABLES["zero3"].cluster.outer_bytes_per_second / 8)
-)
+def _example_rows():
+    model = Transformer(6_860_000_000, 32, 4096, 50257)
+    for name, seconds in CITED["deepspeed_example"]["rows"]:
+        yield Row(name, model, 3, 4, 512, 1, 512, True, seconds, {})
+
+
+def _zero3_rows():
+    for name, gpus, micro_batch, teraflops in CITED["zero3"]["rows"]:
+        tokens = micro_batch * 2048
+        flops = tokens * flops_per_token(GPT[name], 2048, recompute=True)
+        options = {"deepspeed_default": False}  # the DeepSpeed of 2021 gathered everything twice
+        yield Row(name, GPT[name], 3, gpus, tokens, 1, 2048, True, flops / (teraflops * 1e12), options)
+
+
+@functools.cache
+def tables():
+    """Return {name: Table}: the runs that others published, with the cluster that the model has them on."""
+    foundry, ultrascale, bekman, zero3 = (
+        CITED[name]["source"] for name in ("llm_foundry", "ultrascale", "bekman", "zero3")
+    )
+    runs = {name: list(_fsdp_rows(CITED["llm_foundry"][name])) for name in ("h100", "a100_40gb", "a100_80gb")}
+    every = {name: frozenset(range(0, len(rows), EVERY)) for name, rows in runs.items()}
+    h200, b200 = (list(_bekman_rows(column)) for column in (0, 1))
+    longest = len(h200) - 1
+    selene = cluster("A100-80GB", "HDR")
+    one_adapter = selene._replace(outer_bytes_per_second=selene.outer_bytes_per_second / 8)
+    return {
+        "h100": Table("MosaicML: FSDP on H100", foundry, cluster("H100", "NDR"), runs["h100"], every["h100"]),
+        "a100-40gb": Table(
+            "MosaicML: FSDP on A100-40GB", foundry, cluster("A100-40GB", "HDR"), runs["a100_40gb"], every["a100_40gb"]
+        ),
+        "a100-80gb": Table("MosaicML: FSDP on A100-80GB", foundry, cluster("A100-80GB", "HDR"), runs["a100_80gb"]),
+        "ultrascale": Table(
+            "Ultra-Scale Playbook: nanotron on H100", ultrascale, cluster("H100", "EFA p5"), list(_nanotron_rows())
+        ),
+        "h200": Table("Bekman: DeepSpeed on H200", bekman, cluster("H200", "NDR"), h200, frozenset([longest])),
+        "b200": Table("Bekman: DeepSpeed on B200", bekman, cluster("B200", "NDR"), b200, frozenset([0, longest])),
+        "example": Table(
+            "DeepSpeed's bf16 example on H100", CITED["deepspeed_example"]["source"], cluster("H100", "NDR"),
+            list(_example_rows()),
+        ),
+        "zero3": Table("Narayanan et al.: DeepSpeed on A100-80GB", zero3, selene, list(_zero3_rows())),
+        # The same runs, if a collective gets one adapter of a node's eight: the rate of one GPU's own share.
+        "zero3, one adapter": Table(
+            "Narayanan et al., one adapter", zero3, one_adapter, list(_zero3_rows())
+        ),
+    }  # fmt: skip
 
 
 def table(name):
     """Return the Table called `name`; raises ConfigError for one that is not there."""
-    if name not in TABLES:
-        raise ConfigError(f"There is no published table {name!r}: choose one of {', '.join(TABLES)}.")
-    return TABLES[name]
-
-
-def fitted_efficiency(published):
-    """Return the share of the GPU's peak that makes the fitted row's lower bound its published time."""
-    row = published.rows[published.fitted]
-    whole = _modelled(row, published.cluster._replace(compute_efficiency=1.0))
-    return whole.compute_seconds / (row.step_seconds - whole.optimizer_seconds)
+    if name not in tables():
+        raise ConfigError(f"There is no published table {name!r}: choose one of {', '.join(tables())}.")
+    return tables()[name]
 
 
 def compare(published):
-    """Return a Comparison for every row of a Table, at the efficiency that its one fitted row gives."""
-    fitted = published.cluster._replace(compute_efficiency=fitted_efficiency(published))
+    """Return a Comparison for every row of a Table."""
     return [
-        Comparison(row, _modelled(row, fitted), position == published.fitted)
+        Comparison(row, row.modelled(published.cluster), position in published.fitted)
         for position, row in enumerate(published.rows)
     ]
 
 
+def median_and_worst(comparisons):
+    """Return the median of the errors without their signs, and the error that is furthest from 0, with its sign."""
+    errors = [each.error for each in comparisons]
+    return statistics.median(map(abs, errors)), max(errors, key=abs)
+
+
 def all_reduce_rows():
     """Return (bytes, GPUs, published seconds, modelled seconds) of the all-reduce table; nothing is fitted."""
-    machine = cluster("B200", "NDR")  # 50 GB/s a GPU between nodes, as EFA v4 has
+    machine = cluster("B200", "EFA p6-b200")
     rows = []
-    for kibibytes, *rates in _ALL_REDUCE:
+    for kibibytes, *rates in CITED["all_reduce"]["rows"]:
         for gpus, busbw in zip((8, 32), rates, strict=True):
             size = kibibytes * 1024
             published = 2 * (gpus - 1) / gpus * size / (busbw * 1e9)  # what busbw means
-            rows.append(
-                (size, gpus, published, collective_seconds("all_reduce", size, gpus, *ring_rate(machine, gpus)))
-            )
+            rows.append((size, gpus, published, nccl.choice("all_reduce", size, gpus, machine).seconds))
     return rows
 
 
-def _modelled(row, machine):
-    return step_time(
-        row.model, 3, machine, row.world_size, row.micro_batch_tokens, row.gradient_accumulation_steps,
-        recompute=row.recompute, deepspeed_default=False,  # FSDP gathers everything twice
-    )  # fmt: skip
-
-
 def main():
-    """Print every table with the model's two bounds beside it."""
-    for name, published in TABLES.items():
-        print(f"\n{name}: {published.title}; of the peak, fitted on one row: {fitted_efficiency(published):.3f}")
+    """Print every table with what the model expects beside it."""
+    for name, published in tables().items():
+        print(f"\n{name}: {published.title}")
         for each in compare(published):
-            low, high = each.step.overlapped_seconds, each.step.exposed_seconds
-            mark = "fitted" if each.fitted else "inside" if each.inside else ""
+            marks = [word for word, on in (("fitted", each.fitted), ("outside", each.step.outside)) if on]
             print(
-                f"{each.row!s:18} published {each.row.step_seconds:8.3f} s, modelled {low:8.3f} to {high:8.3f} s "
-                f"({each.overlapped_error:+.0%} to {each.exposed_error:+.0%}) {mark}"
+                f"{each.row!s:42} published {each.row.step_seconds:8.3f} s, "
+                f"expected {each.step.expected_seconds:8.3f} s ({each.error:+.0%}) {' '.join(marks)}"
             )
     print("\nall-reduce on B200")
     for size, gpus, seconds, modelled in all_reduce_rows():

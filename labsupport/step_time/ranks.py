@@ -5,7 +5,7 @@
 CPU ranks compute and send on the same cores: nothing is hidden, so the parts of a step add up.
 """
 
-from labsupport.step_time.collectives import communication_seconds, traffic
+from labsupport.step_time.collectives import ring_seconds, traffic
 
 
 def predicted_steps(model, world_size, seconds, alone, rates, *, element_bytes, bucket_elements):
@@ -26,7 +26,7 @@ def predicted_steps(model, world_size, seconds, alone, rates, *, element_bytes, 
             bucket_elements=bucket_elements,
             prefetch_elements=bucket_elements,
         )
-        messages, part = communication_seconds(sent, world_size, rates), 1 / world_size if stage else 1
+        messages, part = ring_seconds(sent, world_size, rates), 1 / world_size if stage else 1
         steps[stage] = {
             "communication": messages,
             "from_pytorch": seconds["compute"] + part * seconds["adam"] + messages,

@@ -5,8 +5,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from labsupport.errors import ConfigError
-from labsupport.models import PRESETS, build_model
+from labsupport.models import PRESETS, build_model, checkpoint_activations
 from labsupport.shapes import Shape
+from labsupport.step_time.compute import RECOMPUTED_SHARE
 from labsupport.step_time.flops import flops_per_token, main, measured_matmul_flops, utilisation
 
 
@@ -21,6 +22,25 @@ def test_the_count_is_that_of_pytorchs_counter(shape):
         model(input_ids=tokens, labels=tokens).loss.backward()
     # Positions, biases and norms are parameters without a matrix product, and the first layer needs no gradient.
     assert flops_per_token(shape, 64) * tokens.numel() == pytest.approx(counter.get_total_flops(), rel=0.03)
+
+
+def counted(shape, checkpointed):
+    """The operations of one forward and backward pass, by PyTorch's counter."""
+    model = build_model(shape)
+    model.set_attn_implementation("eager")
+    if checkpointed:
+        checkpoint_activations(model)
+    tokens = torch.randint(0, 256, (2, 64))
+    with FlopCounterMode(display=False) as counter:
+        model.train()(input_ids=tokens, labels=tokens).loss.backward()
+    return counter.get_total_flops()
+
+
+def test_a_checkpoint_recomputes_all_of_a_gpts_block_but_its_last_matrix():
+    shape = Shape("gpt2", 3, 256, 4, 64, 1024, 256)
+    again = counted(shape, True) - counted(shape, False)
+    attention, matrices = 4 * 64 * 256 * 3 * 128, 2 * 12 * 256**2 * 3 * 128  # of 128 tokens in three layers
+    assert again == pytest.approx(attention + RECOMPUTED_SHARE * matrices, rel=0.001)
 
 
 def test_utilisation_is_the_share_of_the_devices_operations():

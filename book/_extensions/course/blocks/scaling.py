@@ -9,19 +9,17 @@ import statistics
 
 from course.blocks.block import block
 from course.table import table
+from labsupport.machine.cards import MEASURED_LINKS
 from labsupport.records import provenance, read_record
-from labsupport.step_time import published
+from labsupport.step_time import nccl, published, report
 from labsupport.step_time.collectives import collective_seconds
-from labsupport.step_time.figures import fitted_lines, modelled_lines, modelled_ranges
-from labsupport.step_time.model import (
-    GPT,
-    Transformer,
-    cluster,
-    stage3_break_even_tokens,
-    strong_scaling,
-    weak_scaling,
-)
+from labsupport.step_time.figures import errors_over_messages, fitted_lines, modelled_lines, modelled_ranges
+from labsupport.step_time.fit import errors_of_other_rules
+from labsupport.step_time.machines import REACHED, cluster
+from labsupport.step_time.model import TRUSTED_MESSAGES
 from labsupport.step_time.ranks import predicted_steps
+from labsupport.step_time.scaling import stage3_break_even_tokens, strong_scaling, weak_scaling
+from labsupport.step_time.transformer import GPT, Transformer
 
 GPU_COUNTS = [2**exponent for exponent in range(11)]
 MODEL, CARD, LINK, MICRO_BATCH_TOKENS, BATCH_TOKENS = "7.5B", "H100", "NDR", 8192, 2**22
@@ -93,11 +91,140 @@ def ranks_prediction():
 
 
 @block
+def reached_shares():
+    """The constants that were fitted, once a card, and on how many published rows."""
+    rows_of = {"A100-40GB": "a100-40gb", "H100": "h100", "H200": "h200", "B200": "b200"}
+    rows = []
+    for card, name in rows_of.items():
+        reached, fitted = REACHED[card], len(published.table(name).fitted)
+        rows.append((card, f"{reached.matrix_share:.2f}", f"{reached.attention_share:.2f}", fitted))
+    return table(("Card", "Products of matrices, of the peak", "Causal attention, of the peak", "Rows fitted"), rows)
+
+
+@block
+def other_rules():
+    """What other choices of fitted rows would have given, and the errors on the rows that are left."""
+    rows = []
+    for every, (constants, errors) in errors_of_other_rules().items():
+        rows.append((
+            every, f"{constants['matrix_share']:.2f}", f"{constants['attention_share']:.3f}",
+            f"{constants['hidden_bytes']:.0f}", f"{constants['exposed_share']:.2f}",
+            f"{statistics.median(map(abs, errors)):.1%}", sum(abs(error) > 0.25 for error in errors),
+        ))  # fmt: skip
+    head = ("Every", "Matrices", "Attention", "Bytes", "Exposed", "Median", "> 25 %")
+    return table(head, rows, ["right"] * len(head))
+
+
+@block
+def published_errors():
+    """One line a published table: the errors on the rows that no constant was fitted on, within what is trusted."""
+    rows = []
+    for cited_table in published.tables().values():
+        unseen = [row for row in published.compare(cited_table) if not row.fitted]
+        within = [row for row in unseen if row.step.outside is None]
+        rows.append((
+            cited_table.title, len(cited_table.fitted), len(unseen), _median_and_worst(unseen), len(within) or "none",
+            _median_and_worst(within) if within else "",
+        ))  # fmt: skip
+    head = ("Published steps", "Fitted", "Unseen", "Median, worst", "Within", "Median, worst")
+    sources = dict.fromkeys(each.source for each in published.tables().values())
+    cited = "".join(f"\n- {source}" for source in [*sources, *published.OTHER_SOURCES])
+    return f"{table(head, rows)}\n\nCited, retrieved {published.RETRIEVED}:\n{cited}"
+
+
+def _median_and_worst(rows):
+    median, worst = published.median_and_worst(rows)
+    return f"{median:.1%}, {worst:+.0%}"
+
+
+@block
+def published_figure():
+    """Expected over published time of every unseen step, over the share that messages have of the compute."""
+    points, unseen = {}, []
+    for name, words in _DRAWN.items():
+        for row in published.compare(published.table(name)):
+            if not row.fitted:
+                step = row.step
+                point = (step.communication_seconds / step.compute_seconds, 1 + row.error, str(row.row))
+                points.setdefault(words, []).append(point)
+                unseen.append(row)
+    within = [row for row in unseen if row.step.outside is None]
+    near = sum(abs(row.error) <= 0.1 for row in within)
+    title = f"{near} of {len(within)} unseen steps within the region are met within 10 %"
+    beyond = [row for row in unseen if row.step.communication_seconds > TRUSTED_MESSAGES * row.step.compute_seconds]
+    alt = (
+        f"Expected over published seconds of {len(unseen)} steps that no constant was fitted on. The region ends where "
+        f"messages take half of the compute's time. Within it the median error is "
+        f"{published.median_and_worst(within)[0]:.1%}; of the {len(beyond)} steps beyond, "
+        f"{sum(abs(row.error) > 0.25 for row in beyond)} are missed by more than a quarter."
+    )
+    return errors_over_messages(points, TRUSTED_MESSAGES, title, alt)
+
+
+_DRAWN = {
+    "h100": "FSDP, H100", "a100-40gb": "FSDP, A100-40GB", "a100-80gb": "FSDP, A100-80GB",
+    "ultrascale": "nanotron, H100", "h200": "DeepSpeed, H200", "b200": "DeepSpeed, B200",
+    "example": "DeepSpeed's example",
+}  # fmt: skip
+
+
+@block
+def rows_h100():
+    """Every step of llm-foundry's table of H100s."""
+    return _rows("h100", tokens=True)
+
+
+@block
+def rows_ultrascale():
+    """Every step of the Ultra-Scale Playbook that is ZeRO alone."""
+    return _rows("ultrascale")
+
+
+@block
+def rows_deepspeed():
+    """Every step of DeepSpeed that was found: Bekman's on H200 and B200, DeepSpeed's example, and those of 2021."""
+    return _rows("h200", "b200", "example", "zero3")
+
+
+def _rows(*names, tokens=False):
+    rows = []
+    for name in names:
+        card = published.table(name).title.split(" on ")[-1]
+        for each in published.compare(published.table(name)):
+            row = each.row
+            mark = "fitted" if each.fitted else "outside" if each.step.outside else "unseen"
+            rows.append((
+                f"{row}, {card}".replace(f"GPUs, {card}", card) if len(names) > 1 else str(row),
+                *([f"{row.micro_batch_tokens:,} x {row.gradient_accumulation_steps}"] if tokens else []),
+                _three_digits(row.step_seconds), _three_digits(each.step.expected_seconds), f"{each.error:+.0%}", mark,
+            ))  # fmt: skip
+    head = ("Run", *(["Tokens of a GPU"] if tokens else []), "Published, s", "Expected, s", "Error", "")
+    return table(head, rows, ["left"] + ["right"] * (len(head) - 2) + ["left"])
+
+
+def _three_digits(seconds):
+    return f"{seconds:#.3g}".rstrip(".")
+
+
+@block
+def measured_links():
+    """What others measured on nodes of H100s, beside what the model takes from data sheets."""
+    seen, machine = MEASURED_LINKS, cluster(MEASURED_LINKS.card, MEASURED_LINKS.link)
+    rows = [
+        ("all-reduce between nodes", nccl.bus_rate(machine, 128), seen.outer_all_reduce_bytes_per_second),
+        ("all-reduce in a node", nccl.bus_rate(machine, 8), seen.inner_all_reduce_bytes_per_second),
+        ("GPU to host", machine.host_bytes_per_second * machine.link_share, seen.host_bytes_per_second),
+    ]
+    rows = [(name, f"{ours / 1e9:.0f}", f"{theirs / 1e9:.4g}") for name, ours, theirs in rows]
+    head = ("Link", "The model, from the data sheet, GB/s", "Measured by others, GB/s")
+    return f"{table(head, rows)}\n\nCited: {seen.source}; {seen.card}, {seen.link}."
+
+
+@block
 def zero3_figure():
     """Narayanan's ZeRO-3 runs beside the model, at the rate of one adapter of a node."""
     rows = published.compare(published.table("zero3, one adapter"))
-    tested = [row for row in rows if not row.fitted]
-    inside = f"{sum(row.inside for row in tested)} of the {len(tested)} steps that were not fitted"
+    inside = f"{sum(row.inside for row in rows)} of the {len(rows)} steps"
     title = f"If a collective gets one network adapter, {inside} lie between the two bounds"
     alt = "Seconds a step, modelled bounds and published: " + "; ".join(
         f"{row.row}: {row.step.overlapped_seconds:.0f} to {row.step.exposed_seconds:.0f}, "
@@ -111,49 +238,11 @@ def zero3_figure():
 
 
 @block
-def mosaic_figure():
-    """MosaicML's runs: modelled over published time, one bar a model, from the lowest to the highest bound."""
-    models = {}
-    for row in published.compare(published.table("mosaic")):
-        models.setdefault(row.row.name, []).append(row)
-    ranges = {
-        name: (1 + min(row.overlapped_error for row in rows), 1 + max(row.exposed_error for row in rows))
-        for name, rows in models.items()
-    }
-    fitted = next(name for name, rows in models.items() if any(row.fitted for row in rows))
-    middle = {name: statistics.median(row.error for row in rows) for name, rows in models.items() if name != fitted}
-    worst = max(middle, key=lambda name: abs(middle[name]))
-    title = f"Fitted on a {fitted} run, the model is {abs(middle[worst]):.0%} {_off(middle[worst])} for {worst}"
-    alt = "Modelled over published seconds, lowest lower bound to highest upper bound: " + "; ".join(
-        f"{name}: {low:.2f} to {high:.2f}" for name, (low, high) in ranges.items()
-    )
-    return modelled_ranges(ranges, dict.fromkeys(ranges, 1.0), title, f"{alt}.", "modelled over published time")
-
-
-@block
-def published_errors():
-    """One line a published table: what was fitted, and the error on the rows that were not."""
-    rows = []
-    for name, cited_table in published.TABLES.items():
-        tested = [row for row in published.compare(cited_table) if not row.fitted]
-        errors = [row.error for row in tested]
-        title = cited_table.title + (", one adapter" if name.endswith("one adapter") else "")
-        rows.append((
-            title, len(tested), f"{published.fitted_efficiency(cited_table):.2f}", *_median_and_worst(errors),
-            sum(row.inside for row in tested),
-        ))  # fmt: skip
-    for gpus in (8, 32):
-        errors = [modelled / seconds - 1 for _, size, seconds, modelled in published.all_reduce_rows() if size == gpus]
-        title = f"Bekman: all-reduce on {gpus} B200"
-        rows.append((title, len(errors), "nothing fitted", *_median_and_worst(errors), "one value"))
-    head = ("Table", "Rows", "Of the peak, fitted on one row", "Error, median", "worst", "Between the bounds")
-    sources = [each.source for name, each in published.TABLES.items() if not name.endswith("one adapter")]
-    cited = "".join(f"\n- {source}" for source in [*sources, published.ALL_REDUCE_SOURCE])
-    return f"{table(head, rows)}\n\nCited, retrieved {published.RETRIEVED}:\n{cited}"
-
-
-def _median_and_worst(errors):
-    return f"{statistics.median(errors):+.0%}", f"{max(errors, key=abs):+.0%}"
+def training_example():
+    """What the program prints for one run."""
+    arguments = "--model 7b --stage 1 --world-size 64 --gpu H100 --micro-batch-size 4 --tokens 1e12 --price 2.5"
+    printed = report.report(report.parse(arguments.split()))
+    return f"```text\n$ python -m labsupport.step_time {arguments}\n{printed}\n```\n"
 
 
 @block
@@ -253,8 +342,8 @@ def _shares(points):
 
 
 def _share(point):
-    """Percent of the step that computes, if no message is hidden."""
-    return 100 * point.step.compute_seconds / point.step.exposed_seconds
+    """Percent of the expected step that computes."""
+    return 100 * point.step.compute_seconds / point.step.expected_seconds
 
 
 def _share_figure(lines, title, what, x_title="GPUs", ticks=None):
@@ -263,7 +352,7 @@ def _share_figure(lines, title, what, x_title="GPUs", ticks=None):
         for name, points in lines.items()
     )
     alt = (
-        f"{what}, {CARD} with {LINK}, modelled, nothing hidden. Share of the step that computes: {ends}. "
+        f"{what}, {CARD} with {LINK}, modelled. Share of the step that computes: {ends}. "
         "Hollow marks: the model states do not fit."
     )
     return modelled_lines(lines, title, alt, x_title, "share of the step that computes, %", ticks or GPU_COUNTS[::2])
@@ -300,7 +389,3 @@ def _words(collective):
 
 def _spoken(name):
     return name.replace("_", " ").replace("pytorch", "PyTorch")
-
-
-def _off(error):
-    return "too fast" if error < 0 else "too slow"

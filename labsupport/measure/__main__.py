@@ -1,0 +1,107 @@
+"""python -m labsupport.measure SCRIPT: a reader's own training script, planned beside held.
+
+    python -m labsupport.measure train.py                        # two ranks on the processor
+    python -m labsupport.measure --ranks 4 train.py --epochs 1   # what follows the script is its own
+
+The script runs as it is until its engine has made three optimizer steps; nothing of it is changed.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from tabulate import tabulate
+
+from labsupport.arguments import require_positive_integer
+from labsupport.command_line import OneSentenceParser, exit_status, write_json
+from labsupport.errors import LabError, TrainingError
+from labsupport.launch.launcher import failure, importing_this_package, launcher_environment, torchrun_command
+from labsupport.launch.processes import run_to_the_end
+from labsupport.memory.roles import ROLES, memory_held
+from labsupport.wording import mebibytes, ranks_in_words
+
+MOST_RANKS = 8
+
+
+def run(arguments=None):
+    """Run the script that the command line names, print what it holds beside the plan, and return 0."""
+    options = _parse(arguments)
+    measured = measure_script(options.script, options.arguments, options.ranks, print, options.timeout)
+    print(f"\n{report(measured)}")
+    if options.json:
+        write_json(options.json, measured)
+    return 0
+
+
+def _parse(arguments):
+    parser = OneSentenceParser(
+        prog="python -m labsupport.measure",
+        description="Run a DeepSpeed training script for three steps on CPU ranks: what it holds beside the plan.",
+    )
+    parser.add_argument("--ranks", type=int, default=2, help="how many, on this machine's processor (default 2)")
+    parser.add_argument("--timeout", type=int, default=600, metavar="SECONDS", help="then it is stopped (default 600)")
+    parser.add_argument("--json", metavar="FILE", help="write what was measured and planned")
+    parser.add_argument("script", help="the training script, which calls deepspeed.initialize")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own")
+    options = parser.parse_args(arguments)
+    require_positive_integer("--ranks", options.ranks)
+    require_positive_integer("--timeout", options.timeout)
+    if options.ranks > MOST_RANKS:
+        raise LabError(f"--ranks is {options.ranks}: a processor takes at most {MOST_RANKS} here; give fewer.")
+    if not Path(options.script).is_file():
+        raise LabError(f"There is no script {options.script}: give the file that trains.")
+    return options
+
+
+def measure_script(script, arguments=(), ranks=2, on_line=None, timeout_seconds=600):
+    """Run a script on `ranks` CPU ranks and return what rank 0 held and what was planned, in bytes, as plain data.
+
+    {"at rest": {place: {role: bytes}}, "peak": {role: bytes}, "peak_phase", "collectives", "planned": {"moments",
+    "peak_phase", "collectives", "not_described", ...}, "model", "parameters", "world_size"}. Raises LabError, in one
+    sentence, where the script fails, does not use DeepSpeed or makes too few steps.
+    """
+    environment = importing_this_package(launcher_environment()) | {"DS_ACCELERATOR": "cpu"}
+    with tempfile.TemporaryDirectory(prefix="deepspeed-lab-") as folder:
+        result = Path(folder, "result.json")
+        command = [*torchrun_command(ranks), "-m", "labsupport.measure.script", str(result), str(script), *arguments]
+        status, lines = run_to_the_end(command, environment, on_line, timeout_seconds)
+        if status or not result.exists():
+            raise TrainingError(failure(lines, status, timeout_seconds))
+        return json.loads(result.read_text())
+
+
+def report(measured):
+    """Return the table of what was planned and what was held, in MiB, at rest and at the peak of a step."""
+    planned = measured["planned"]
+    rows = []
+    rest = memory_held(planned["moments"]["at rest"]), memory_held(measured["at rest"])
+    peak = memory_held(planned["moments"]["peak"]), measured["peak"]
+    for role in ROLES:
+        counts = [moment.get(role, 0) for moment in (*rest, *peak)]
+        if any(counts):
+            rows.append([role, *map(mebibytes, counts)])
+    rows.append(["together", *(mebibytes(sum(moment.values())) for moment in (*rest, *peak))])
+    head = ("", "rest, planned", "rest, held", "peak, planned", "peak, held")
+    table = tabulate(rows, head, "simple", disable_numparse=True, colalign=["left", *["right"] * 4])
+    messages = ", ".join(
+        f"{name} {mebibytes(planned['collectives'].get(name, 0))} planned and {mebibytes(size)} sent"
+        for name, size in measured["collectives"].items()
+    )
+    lines = [
+        f"{measured['model']}, {measured['parameters']:,} trained parameters, stage {planned['stage']}, "
+        f"{planned['precision']}, rank 0 of {ranks_in_words(measured['world_size'])} on the processor.",
+        "",
+        table,
+        "",
+        f"The peak is in the {measured['peak_phase']}, planned in the {planned['peak_phase']}. "
+        f"Messages of one step: {messages or 'none'}.",
+    ]
+    if planned["not_described"]:
+        lines.append(f"Planned without: {'; '.join(planned['not_described'])}.")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(run))
