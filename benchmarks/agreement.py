@@ -23,7 +23,11 @@ from labsupport.ranks.notebook import Ranks
 from labsupport.records import UnfinishedRecord, record
 
 ROOT = Path(__file__).parent.parent
-RECORDS = {"agreement": agreement.runs, "architectures": agreement.architecture_runs, "adapters": agreement.adapter_runs}
+RECORDS = {
+    "agreement": agreement.runs,
+    "architectures": agreement.architecture_runs,
+    "adapters": agreement.adapter_runs,
+}
 
 
 def main():

@@ -84,6 +84,11 @@ def _reason(error, signed, inputs, keywords):
             f"torch.compile(fullgraph=True) does not get through the model ({first_line(error)}): leave fullgraph out; "
             "at ZeRO stage 3 DeepSpeed's hooks stand between the layers, and it never does."
         )
+    if isinstance(error, AttributeError) and "_in_forward" in str(error):  # runtime/engine.py, _forward_prologue
+        return (
+            "The engine was made of a model within torch.compile's wrapper, which ZeRO stage 3 does not take: let "
+            "initialize_deepspeed make it, or make it of the model itself and call engine.compile()."
+        )
     if not isinstance(error, TypeError):
         return None
     if "vars() argument" in str(error):  # deepspeed/runtime/zero/parameter_offload.py, _post_forward_module_hook

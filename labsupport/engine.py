@@ -25,6 +25,7 @@ from labsupport.machine.hardware import accelerator, fused_adam, gpu_computes_bf
 from labsupport.machine.op_builds import prepare_op_builds, without_stale_locks
 from labsupport.machine.probes import can_write, free_port
 from labsupport.settings import nvme_buffer_bytes, read_settings
+from labsupport.trainable import compiled_inside, dtype_in_force, require_dtypes, require_model, require_parameters
 
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -37,10 +38,13 @@ def initialize_deepspeed(model, config, optimizer=None):
     deepspeed launcher, under torchrun, on a rank of `start_ranks`, and with no launcher as one rank.
 
     Adam that the config leaves open becomes FusedAdam where that compiles, else torch's AdamW, and rank 0
-    prints which, and what DeepSpeed ignores or changes in the config without a word. Raises ConfigError for a
-    config that cannot work, TrainingError for what this machine lacks: fp16 on most CPUs, a GPU for each rank,
-    libaio for NVMe, a free port, a compiler.
+    prints which, and what DeepSpeed ignores or changes in the config without a word, and in which dtype a model
+    trains that is not in fp32 where the config names none. A module within torch.compile's wrapper takes the wrapper's
+    place, compiled. Raises ConfigError for a config that cannot work, TrainingError for a model that DeepSpeed cannot
+    train and for what this machine lacks: fp16 on most CPUs, a GPU for each rank, libaio for NVMe, a free port, a
+    compiler.
     """
+    require_model(model)
     config = copy.deepcopy(config) if isinstance(config, dict) else parse_config(config)
     start_distributed()
     in_force = config if optimizer is None else {key: value for key, value in config.items() if key != "optimizer"}
@@ -48,6 +52,10 @@ def initialize_deepspeed(model, config, optimizer=None):
     _check_precision_runs_here(settings)
     _say_what_is_found(in_force)
     _check_client_optimizer(config, settings, optimizer)
+    model = compiled_inside(model)
+    require_parameters(model, settings.stage, optimizer)
+    if settings.precision == "fp32":  # else DeepSpeed casts the model
+        require_dtypes(model, settings.stage, optimizer)
     _check_nvme_runs_here(settings, model)
     if optimizer is None:
         choose_adam(config, settings)
@@ -62,6 +70,8 @@ def initialize_deepspeed(model, config, optimizer=None):
             )
     except Exception as error:
         raise _one_sentence(error) from error
+    if torch.distributed.get_rank() == 0 and (note := dtype_in_force(engine, settings)):
+        say_once(f"Precision: {note}")
     return engine, wrapped, dataloader, scheduler
 
 
@@ -211,6 +221,10 @@ def _check_precision_runs_here(settings):
 
 
 def _check_client_optimizer(config, settings, optimizer):
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise ConfigError(
+            f"The optimizer is of type {type(optimizer).__name__}: pass a torch optimizer over model.parameters()."
+        )
     if optimizer is None and not config.get("optimizer", {}).get("type") and settings.stage in (1, 2):
         raise ConfigError(
             f"The config names no optimizer, which ZeRO stage {settings.stage} needs: name one, or pass one to "

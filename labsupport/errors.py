@@ -23,7 +23,7 @@ class CheckpointError(LabError, RuntimeError):
 
 
 class TrainingError(LabError, RuntimeError):
-    """Training that cannot start here or cannot go on: hardware, ports, optimizers, a loss that is not a number."""
+    """Training that cannot start here or cannot go on: hardware, ports, a model, a batch, a loss that is no number."""
 
 
 class EndedEarly(LabError, RuntimeError):

@@ -13,10 +13,12 @@ import warnings
 import torch
 from tqdm import tqdm
 
+from labsupport.batches import ahead, call, cast, split, to_device
 from labsupport.checkpoint.load import load, load_weights
 from labsupport.checkpoint.save import save
 from labsupport.engine import initialize_deepspeed, out_of_gpu_memory
 from labsupport.errors import ConfigError, TrainingError
+from labsupport.losses import loss_of
 
 STEPS_BETWEEN_LOSS_CHECKS = 10
 
@@ -28,8 +30,12 @@ class DeepSpeedTrainer:
     `initialize_deepspeed` returned, with no config. optimizer: as for `initialize_deepspeed`.
     loss_fn: for a model that returns no loss itself; called as loss_fn(output, target).
 
-    A batch is a dict (given to the model by name), a tuple or list (by position), or one tensor. With a
-    loss_fn the target is the dict's "labels", what follows the tuple's first item, or the tensor itself.
+    A batch is a dict (given to the model by name), a tuple or list (by position), or one tensor; what is within them is
+    moved to the device however deep. With a loss_fn the target is the dict's "labels", what follows the tuple's first
+    item, or the tensor itself. What the model or the loss_fn returns is the loss, has it as "loss", or has it first.
+    Raises TrainingError for a model, a batch or a loss that cannot be trained. All kinds, and what is refused:
+    the section "What the trainer takes" of the book's reference.
+
     Every method is collective: every rank must call it, the same number of times.
     """
 
@@ -43,6 +49,7 @@ class DeepSpeedTrainer:
         else:
             self.engine, _, _, self.lr_scheduler = initialize_deepspeed(model, config, optimizer)
         self.loss_fn = loss_fn
+        self._dtype = next(p.dtype for p in self.engine.module.parameters() if p.is_floating_point())
         self._has_trained = False
 
     def train_step(self, batch):
@@ -67,7 +74,7 @@ class DeepSpeedTrainer:
         length = _length(dataloader, max_steps)
         hidden = not progress or self.rank != 0 or "TQDM_DISABLE" in os.environ
         with tqdm(total=length, disable=hidden, unit="batch", desc="training") as bar:
-            for batch in _ahead(itertools.islice(dataloader, max_steps), self.engine.device):
+            for batch in ahead(itertools.islice(dataloader, max_steps), self.engine.device):
                 loss = self._forward_backward_step(batch)
                 window, in_window, steps = window + loss, in_window + 1, steps + 1
                 if in_window == STEPS_BETWEEN_LOSS_CHECKS or steps == length:
@@ -157,20 +164,12 @@ class DeepSpeedTrainer:
         return loss.detach().float()
 
     def _loss(self, batch):
-        inputs, keywords, target = _split(_to_device(batch, self.engine.device), self.loss_fn is not None)
-        dtype = self.engine.get_data_types()[0]
-        output = self.engine(*_cast(inputs, dtype), **_cast(keywords, dtype))
-        if self.loss_fn is not None:
-            return self.loss_fn(output, *target)
-        loss = output if isinstance(output, torch.Tensor) else getattr(output, "loss", None)
-        if loss is None and isinstance(output, tuple | list):
-            loss = output[0]
-        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-            raise TrainingError(
-                f"The model returned {type(output).__name__} without a scalar loss: put the labels in the batch, "
-                "or give loss_fn."
-            )
-        return loss
+        inputs, keywords, target = split(to_device(batch, self.engine.device), self.loss_fn is not None)
+        forward = self.engine.module.forward
+        output = call(self.engine, forward, cast(inputs, self._dtype), cast(keywords, self._dtype))
+        if self.loss_fn is None:
+            return loss_of(output)
+        return loss_of(call(self.loss_fn, self.loss_fn, (output, *target), {}), "loss_fn")
 
     def _finite(self, mean, micro_batches):
         """A mean over ranks as a float; every rank sees the same number, so all stop together."""
@@ -206,47 +205,6 @@ def _forget_order_of_modules(engine):
     coordinator = offload.get_param_coordinator() if offload is not None else None
     if coordinator is not None and not coordinator.is_invalid_trace():
         coordinator._invalidate_trace()
-
-
-def _ahead(batches, device):
-    """Yield the batches on the device, each copied there while the one before it is trained on."""
-    waiting = None
-    for batch in batches:
-        batch = _to_device(batch, device)
-        if waiting is not None:
-            yield waiting
-        waiting = batch
-    if waiting is not None:
-        yield waiting
-
-
-def _to_device(batch, device):
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
-    if hasattr(batch, "items"):
-        return {key: _to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        return tuple(_to_device(value, device) for value in batch)
-    return batch
-
-
-def _split(batch, has_loss_fn):
-    """Split a batch into the model's positional and named inputs and, for a loss_fn, its targets."""
-    if isinstance(batch, dict):
-        named = {key: value for key, value in batch.items() if not (has_loss_fn and key == "labels")}
-        return (), named, (batch["labels"],) if "labels" in batch else (batch,)
-    if isinstance(batch, tuple):
-        return (batch[:1], {}, batch[1:]) if has_loss_fn else (batch, {}, ())
-    return (batch,), {}, (batch,)
-
-
-def _cast(inputs, dtype):
-    """Give the model real numbers in its own precision; DeepSpeed itself casts inputs only where told to."""
-    if isinstance(inputs, dict):
-        return {key: _cast((value,), dtype)[0] for key, value in inputs.items()}
-    return tuple(
-        value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value for value in inputs
-    )
 
 
 def _length(dataloader, max_steps):

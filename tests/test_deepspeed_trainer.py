@@ -56,6 +56,6 @@ def test_wrong_use_of_the_trainer_is_told_in_one_sentence(two_ranks):
     assert "without a config" in answers["no config"]
     assert "pass the engine alone" in answers["engine and config"]
     assert "gave no batch" in answers["empty loader"]
-    assert "without a scalar loss" in answers["no loss"]
+    assert "where a scalar loss is due" in answers["no loss"]
     assert "client_state is list" in answers["state of the wrong type"]
     assert "cannot be pickled" in answers["state that is no data"]

@@ -16,6 +16,7 @@ UNKNOWN = "unknown"
 ROLES = (  # of a file, by its name
     ("optimizer states and fp32 masters", re.compile(r"optim_states\.pt$")),
     ("weights and counters", re.compile(r"model_states\.pt$")),
+    ("buffers", re.compile(r"^buffers_")),
     ("random states", re.compile(r"^random_states_")),
     ("files of the NVMe drive", re.compile(r"^offloaded_tensors/")),
 )

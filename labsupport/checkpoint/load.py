@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from labsupport.checkpoint import random_states, reassemble
+from labsupport.checkpoint import buffers, random_states, reassemble
 from labsupport.checkpoint.collective import kept_on_every_rank, on_every_rank, on_first_rank
 from labsupport.checkpoint.contents import UNKNOWN, contents_of
 from labsupport.checkpoint.cpu_adam import count_again
@@ -67,6 +67,7 @@ def load(engine, path, tag=None, fall_back=False):
             lambda: reassemble.reassemble(engine, path / tag, trained), f"{path}/{tag} cannot be cut anew"
         )
     count_again(getattr(engine.optimizer, "optimizer", engine.optimizer))
+    buffers.restore_buffers(engine.module, path / tag / buffers.file_name(rank))
     random_states.restore_random_states(path / tag / random_states.file_name(rank))
     engine.micro_steps = engine.global_steps * engine.gradient_accumulation_steps()
     return state.get(CLIENT_STATE_KEY, {})

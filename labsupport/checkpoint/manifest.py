@@ -5,6 +5,7 @@
       global_step3/             appears under this name only when every rank's files are on the disk
         manifest.json           written last
         *.pt                    DeepSpeed's own files, which are pickles
+        buffers_*.pt            ours, one a rank, where the model has buffers
         random_states_*.json    ours, one a rank
       global_step6.incomplete/  a save that is under way, or was interrupted: nothing loads it
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch.utils.serialization import config as serialization
 
-from labsupport.checkpoint import random_states
+from labsupport.checkpoint import buffers, random_states
 from labsupport.checkpoint.collective import on_every_rank, on_first_rank, replaced
 from labsupport.checkpoint.drive import states_in_reach
 from labsupport.checkpoint.manifest import ADAPTER_CONFIG, MODEL_CONFIG, Manifest, described
@@ -186,6 +186,8 @@ def _write(engine, path, folder, client_state, rank):
         ),
     ):
         engine.save_checkpoint(str(path), tag=folder.name, client_state=client_state, save_latest=False)
+        if own_buffers := buffers.buffers_of(engine.module):
+            writer.save(own_buffers, folder / buffers.file_name(rank))
     if writer.error is not None:
         raise writer.error
     own = folder / random_states.file_name(rank)

@@ -15,17 +15,20 @@ from pathlib import Path
 
 import deepspeed
 import torch
+from torch.utils._pytree import tree_leaves
 
 from labsupport.command_line import exit_status, write_json
-from labsupport.engine import end_rank
+from labsupport.config import parse_config
+from labsupport.engine import choose_adam, end_rank, start_distributed
 from labsupport.errors import LabError
-from labsupport.machine.op_builds import prepare_op_builds
+from labsupport.measure.claims import address, storages
 from labsupport.measure.collectives import counted_messages
 from labsupport.measure.ledger import held_by_place
 from labsupport.measure.plan_model import plan_model
 from labsupport.measure.small_copy import MEASURED_WHOLE
 from labsupport.measure.timeline import around_calls, watching
 from labsupport.models import count_parameters
+from labsupport.settings import read_settings
 from labsupport.wording import first_line
 
 STEPS = 3
@@ -47,10 +50,11 @@ class Session:
         signature = inspect.signature(original)
 
         def observed(*positional, **named):
-            model = signature.bind(*positional, **named).arguments.get("model")
-            if self.engine is None and model is not None:
-                self.copy = _copy_of(model)
-            result = original(*positional, **named)
+            asked = signature.bind(*positional, **named).arguments
+            if self.engine is None and asked.get("model") is not None:
+                self.copy = _copy_of(asked["model"])
+            start_distributed()
+            result = original(**_with_an_adam_of_processors(asked))
             if self.engine is None:
                 self.engine = result[0]
                 around_calls(self.engine, "forward", before=self.before_forward)
@@ -70,16 +74,22 @@ class Session:
             return
         self.steps = self.engine.global_steps
         if self.steps == 1:
-            self.watch = self.open.enter_context(watching(self.engine))
+            self.watch = self.open.enter_context(watching(self.engine, self._own_bytes()))
             self.sent = self.open.enter_context(counted_messages())
         elif self.steps == 2:
             self.result["collectives"] = {name: size for name, size in self.sent.items() if size}
-            self.result["at rest"] = held_by_place(self.engine)
+            self.result["at rest"] = held_by_place(self.engine, self._own_bytes())
             self.watch.begin()
         else:
             self.open.close()
             self.result |= {"peak": self.watch.step.peak, "peak_phase": self.watch.step.peak_phase}
             raise Finished
+
+    def _own_bytes(self):
+        """What this session itself keeps: the copy of the model, and the first micro-batch."""
+        kept = [*self.copy.parameters(), *self.copy.buffers()] if self.copy else []
+        kept += [leaf for leaf in tree_leaves(self.batch) if isinstance(leaf, torch.Tensor)]
+        return sum(storage.nbytes() for storage in {address(each): each for each in storages(kept)}.values())
 
     def planned(self):
         """Return the Plan of what the script asked for, as plain data, and what it is without."""
@@ -104,6 +114,16 @@ class Session:
         }  # fmt: skip
 
 
+def _with_an_adam_of_processors(asked):
+    """The arguments of deepspeed.initialize, with PyTorch's Adam where the config would have FusedAdam compiled."""
+    key = next((name for name in ("config", "config_params") if asked.get(name) is not None), None)
+    if key is None or asked.get("optimizer") is not None:
+        return asked
+    config = copy.deepcopy(asked[key]) if isinstance(asked[key], dict) else parse_config(asked[key])
+    choose_adam(config, read_settings(config, torch.distributed.get_world_size()))
+    return asked | {key: config}
+
+
 def _copy_of(model):
     parameters = list(model.parameters())
     if any(hasattr(parameter, "ds_numel") for parameter in parameters):
@@ -115,7 +135,6 @@ def run(arguments=None):
     """Run the script that the command line names and write what it held; the exit status."""
     result, script, *own = sys.argv[1:] if arguments is None else arguments
     session = Session()
-    prepare_op_builds("cpu")
     deepspeed.initialize = session.initialize(deepspeed.initialize)
     sys.argv, sys.path[0] = [script, *own], str(Path(script).resolve().parent)
     try:
@@ -134,7 +153,7 @@ def run(arguments=None):
             raise LabError(f"{script} ended itself with status {ended.code}: give it the arguments it needs.") from None
     except Exception as error:
         line = _line_of(error, script)
-        raise LabError(f"{script}{line}: {type(error).__name__}: {first_line(error)}") from error
+        raise LabError(f"{script}{line}: {first_line(error)}") from error
     if session.engine is None:
         raise LabError(f"{script} ended without a call of deepspeed.initialize: there is nothing to measure.")
     raise LabError(

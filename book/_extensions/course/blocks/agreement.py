@@ -190,7 +190,20 @@ def published_memory():
 @block
 def architectures_summary():
     """How many runs of other architectures were recorded, and how far off the planner was."""
-    record = read_record("architectures")
+    return _summary("architectures", "each architecture at each stage, in bf16 and fp32, on small models")
+
+
+@block
+def adapters_summary():
+    """How many runs in which not all is trained were recorded, and how far off the planner was."""
+    return _summary(
+        "adapters",
+        "LoRA beside each architecture at three stages, and Llama and GPT-2 with frozen layers at all four",
+    )
+
+
+def _summary(name, what):
+    record = read_record(name)
     compared = [
         (run, agreement.compare(run, entry["measured"]))
         for entry in record["measured"]["runs"]
@@ -198,12 +211,19 @@ def architectures_summary():
     ]
     states = [pair for _, each in compared for pair in each["states"].values()]
     exact = sum(predicted == measured for predicted, measured, _ in states)
-    counted = [abs(each["peak"][2]) for run, each in compared if run.shape.family.counted]
+    rows = [
+        (
+            "model states at three moments",
+            f"{len(states)}, {exact} of them equal to the byte",
+            *_median_and_worst([abs(error) for *_, error in states], ".2%"),
+        )
+    ]
+    for counted, of in ((True, "peaks, activations counted"), (False, "peaks, activations measured on a copy")):
+        peaks = [abs(each["peak"][2]) for run, each in compared if run.shape.family.counted is counted]
+        rows.append((of, len(peaks), *_median_and_worst(peaks, ".1%")))
     return (
-        f"{len(compared)} runs on 2 and 4 CPU ranks, each architecture at each stage, in bf16 and fp32, on small "
-        f"models. Model states after initialisation, after the first backward pass and at rest: {exact} of "
-        f"{len(states)} equal to the byte. Peaks of the {len(counted)} runs whose activations are counted: "
-        f"{max(counted):.1%} off at most, {statistics.median(counted):.1%} in the median.\n\n"
+        f"{len(compared)} runs on 2 and 4 CPU ranks: {what}.\n\n"
+        f"{table(('Of the planner', 'Runs or moments', 'Median error', 'Worst error'), rows)}\n\n"
         f"Measured: {provenance(record)}."
     )
 
@@ -216,7 +236,7 @@ def known_architectures():
     names = ", ".join(f"`{name}`" for name in known_models())
     return (
         f"- Architectures whose activations are counted: {counted}.\n"
-        f"- Architectures of which a plan says that it is without activations: {others}.\n"
+        f"- Architectures whose tensors are known, and whose activations are measured on a copy: {others}.\n"
         f"- Models that it knows by name, with the sizes of [litgpt's table of configs]"
         f"(https://github.com/Lightning-AI/litgpt/blob/main/litgpt/config.py), June 2026: {names}."
     )
