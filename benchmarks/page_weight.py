@@ -133,23 +133,21 @@ def measure_page(browser, address):
 
 REDRAWS = """() => {
   const seconds = [];
-  const press = (input) => {
+  const timed = (change) => {
     const start = performance.now();
-    input.click();
+    change();
     document.body.getBoundingClientRect(); // the layout belongs to it
     seconds.push((performance.now() - start) / 1000);
   };
-  const select = (control, number) => {
-    const start = performance.now();
-    control.selectedIndex = number;
-    control.dispatchEvent(new Event("change"));
-    document.body.getBoundingClientRect();
-    seconds.push((performance.now() - start) / 1000);
-  };
-  for (const control of document.querySelectorAll(".stage-selector select")) {
-    for (let number = 0; number < control.options.length; number += 1) select(control, number);
+  const all = (selector) => [...document.querySelectorAll(`.stage-selector ${selector}`)];
+  const shown = (selector) => all(selector).filter((each) => each.offsetParent);
+  for (const list of shown(".controls select")) {
+    for (const { value } of list.options) timed(() => { list.value = value; list.dispatchEvent(new Event("change")); });
   }
-  for (const input of document.querySelectorAll(".stage-selector input")) press(input);
+  for (const number of shown("input[type=number][data-axis]")) {
+    for (const value of [1, 2, 8, 64]) timed(() => { number.value = value; number.dispatchEvent(new Event("input")); });
+  }
+  for (const button of shown("input[type=radio]")) timed(() => button.click());
   return seconds;
 }"""
 

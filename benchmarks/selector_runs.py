@@ -18,8 +18,8 @@ from labsupport.memory.room import obstacle
 from labsupport.ranks.live_training import LiveTraining
 from labsupport.records import UnfinishedRecord, record
 from labsupport.runs import WARM_UP_STEPS
+from labsupport.widgets.selector.choices import DEFAULT
 from labsupport.widgets.selector.runs import STEPS, live_run
-from labsupport.widgets.selector.table import DEFAULT
 
 ROOT = Path(__file__).parent.parent
 UNFINISHED = ROOT / "_build" / "selector_runs.jsonl"

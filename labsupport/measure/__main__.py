@@ -19,6 +19,7 @@ from labsupport.command_line import OneSentenceParser, exit_status, write_json
 from labsupport.errors import LabError, TrainingError
 from labsupport.launch.launcher import failure, importing_this_package, launcher_environment, torchrun_command
 from labsupport.launch.processes import run_to_the_end
+from labsupport.measure.collectives import SMALLEST_BYTES
 from labsupport.memory.roles import ROLES, memory_held
 from labsupport.wording import mebibytes, ranks_in_words
 
@@ -28,8 +29,10 @@ MOST_RANKS = 8
 def run(arguments=None):
     """Run the script that the command line names, print what it holds beside the plan, and return 0."""
     options = _parse(arguments)
-    measured = measure_script(options.script, options.arguments, options.ranks, print, options.timeout)
-    print(f"\n{report(measured)}")
+    print(f"Running {options.script} on {ranks_in_words(options.ranks)} until it has made three steps ...", flush=True)
+    on_line = print if options.show else None
+    measured = measure_script(options.script, options.arguments, options.ranks, on_line, options.timeout)
+    print(report(measured))
     if options.json:
         write_json(options.json, measured)
     return 0
@@ -42,6 +45,7 @@ def _parse(arguments):
     )
     parser.add_argument("--ranks", type=int, default=2, help="how many, on this machine's processor (default 2)")
     parser.add_argument("--timeout", type=int, default=600, metavar="SECONDS", help="then it is stopped (default 600)")
+    parser.add_argument("--show", action="store_true", help="print what the script prints")
     parser.add_argument("--json", metavar="FILE", help="write what was measured and planned")
     parser.add_argument("script", help="the training script, which calls deepspeed.initialize")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own")
@@ -88,6 +92,7 @@ def report(measured):
     messages = ", ".join(
         f"{name} {mebibytes(planned['collectives'].get(name, 0))} planned and {mebibytes(size)} sent"
         for name, size in measured["collectives"].items()
+        if max(size, planned["collectives"].get(name, 0)) >= SMALLEST_BYTES
     )
     lines = [
         f"{measured['model']}, {measured['parameters']:,} trained parameters, stage {planned['stage']}, "

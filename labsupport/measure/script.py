@@ -21,6 +21,7 @@ from labsupport.command_line import exit_status, write_json
 from labsupport.config import parse_config
 from labsupport.engine import choose_adam, end_rank, start_distributed
 from labsupport.errors import LabError
+from labsupport.machine.op_builds import prepare_op_builds
 from labsupport.measure.claims import address, storages
 from labsupport.measure.collectives import counted_messages
 from labsupport.measure.ledger import held_by_place
@@ -135,6 +136,7 @@ def run(arguments=None):
     """Run the script that the command line names and write what it held; the exit status."""
     result, script, *own = sys.argv[1:] if arguments is None else arguments
     session = Session()
+    prepare_op_builds("cpu")  # also for a script that joins the process group itself
     deepspeed.initialize = session.initialize(deepspeed.initialize)
     sys.argv, sys.path[0] = [script, *own], str(Path(script).resolve().parent)
     try:

@@ -4,6 +4,7 @@ Every function takes the Shares of a model and the Settings of a config, and nam
 in the installed package. moments.py adds the terms up; labsupport.measure measures the same roles.
 """
 
+import itertools
 import math
 from collections import Counter
 from typing import NamedTuple
@@ -86,7 +87,7 @@ def shares_of_number(parameters, settings):
 def _window(sizes, settings):
     """The partitioned tensors that are whole at one time when none is kept: the one in use and the next two."""
     cut = [size for size in sizes if size > settings.persistence_threshold] or [0]
-    return max(sum(cut[start : start + 3]) for start in range(len(cut)))
+    return max(map(sum, itertools.zip_longest(cut, cut[1:], cut[2:], fillvalue=0)))
 
 
 def parameter_bytes(shares, s):

@@ -36,6 +36,7 @@ def known_models():
     return tomllib.loads(Path(__file__).with_name("known.toml").read_text(encoding="utf-8"))
 
 
+@cache
 def shape_of(name):
     """Return the Shape of a well-known model; `name` is a key of `known_models`, in any case."""
     return shape_of_config(known_models()[name.lower()], name)

@@ -8,8 +8,6 @@ import psutil
 import pytest
 from conftest import ROOT, needs_chromium, press
 
-from labsupport.widgets.selector.table import AXES
-
 pytestmark = [
     needs_chromium,
     pytest.mark.skipif(shutil.which("jupyter-lab") is None, reason="no JupyterLab here: pip install labsupport[lab]"),
@@ -91,7 +89,7 @@ def test_a_lab_runs_and_its_selector_trains_and_stops(jupyterlab, tab):
     assert runs_of(server) == []
     assert start.is_enabled() and stop.is_disabled()
 
-    selector.locator("select[data-axis=model]").select_option(index=AXES["model"].index("tiny"))
+    selector.locator("select[data-axis=model]").select_option("tiny")
     start.click()
     selector.locator(".run-words", has_text="has ended").wait_for()
     assert runs_of(server) == []

@@ -8,10 +8,9 @@ from conftest import needs_chromium
 
 from labsupport import widgets
 from labsupport.errors import ConfigError, TrainingError
-from labsupport.memory.planner import plan_of
 from labsupport.ranks import live_training
+from labsupport.widgets.selector.choices import DEFAULT, plan_of_choice, strategies
 from labsupport.widgets.selector.runs import recorded_runs
-from labsupport.widgets.selector.table import DEFAULT, run_of, strategies
 from labsupport.widgets.selector.widget import SCRIPT, page_html
 
 
@@ -139,7 +138,7 @@ def test_the_form_for_a_page_reads_without_a_script():
     rows = re.findall(r"<td>(.*?)</td><td>([\d.,]+) GiB</td><td>([\d.]+)</td>", page)
     assert len(rows) == len(strategies())
     for (_, peak, times), strategy in zip(rows, strategies(), strict=True):
-        planned = plan_of(run_of(DEFAULT | {"model": "7b", "world_size": 4} | strategy))
+        planned = plan_of_choice(DEFAULT | {"model": "7b", "world_size": 4} | strategy)
         assert float(peak.replace(",", "")) == pytest.approx(planned.peak_bytes / 2**30, rel=0.006)
         assert float(times) == pytest.approx(planned.times_ddp, abs=0.006)
 
@@ -172,7 +171,7 @@ LIVE = """async ([source, state]) => {
 
 @needs_chromium
 def test_the_buttons_follow_the_run(tab, selector):
-    state = {name: getattr(selector, name) for name in ("table", "choice", "live", "obstacle", "run", "runs")}
+    state = {name: getattr(selector, name) for name in ("choice", "live", "obstacle", "run", "runs")}
     tab.goto("about:blank")
     tab.evaluate(LIVE, [SCRIPT, json.dumps(state)])
     start, stop = (tab.get_by_role("button", name=name, exact=True) for name in ("Run it", "Stop"))

@@ -1,6 +1,6 @@
 """The widgets on the book's pages: a directive, ```{widget} stage_selector```, and the files that a page loads.
 
-What the widgets show is worked out here, once for the book.
+What a widget starts with is written here, once for the book; the selector reckons in the page.
 """
 
 import json

@@ -1,1 +1,1 @@
-"""The stage selector: its table, its recorded runs, its widget."""
+"""The stage selector: its choices, its planner in JavaScript, its recorded runs, its widget."""

@@ -1,62 +1,7 @@
 // The part of the stage selector that runs a choice, or shows the run that was recorded for it: loss curves, bytes by
-// role, speed. Put after arithmetic.js and before selector.js by widget.py.
+// role, speed. widget.py joins the files.
 
 const LINE_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
-
-// An HTML element; attributes that are functions are listeners, children are elements or text.
-function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (typeof value === "function") made.addEventListener(name, value);
-    else if (value !== false && value !== null) made.setAttribute(name, value === true ? "" : value);
-  }
-  made.append(...children);
-  return made;
-}
-
-function drawing(tag, attributes, ...children) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-}
-
-// One bar of stacked roles. roles: [[role, bytes]]; kind: "predicted", which is hatched, or "measured".
-function roleBar(label, roles, full, kind) {
-  const total = sum(roles.map(([, bytes]) => bytes));
-  const parts = roles
-    .filter(([, bytes]) => bytes > 0)
-    .map(([role, bytes]) =>
-      element("span", {
-        class: `role role-${role.replaceAll(" ", "-")} ${kind}`,
-        style: `width: ${(100 * bytes) / full}%`,
-        title: `${role}: ${inBytes(bytes)}, ${kind}`,
-      }),
-    );
-  return element(
-    "div",
-    { class: "role-bar" },
-    element("span", { class: "bar-label" }, label),
-    element("span", { class: "bar-track", "aria-hidden": "true" }, ...parts),
-    element("span", { class: "bar-total", "data-bytes": total }, inBytes(total)),
-  );
-}
-
-// The roles that any of the bars has, each with its colours, in words.
-function roleKey(roles, kinds) {
-  return element(
-    "ul",
-    { class: "role-key" },
-    ...roles.map((role) =>
-      element(
-        "li",
-        {},
-        ...kinds.map((kind) => element("span", { class: `swatch role-${role.replaceAll(" ", "-")} ${kind}` })),
-        role,
-      ),
-    ),
-  );
-}
 
 // Loss over steps, a line a run. curves: [{label, losses, strong}].
 function lossChart(curves) {
@@ -110,11 +55,11 @@ function lossPart(curves) {
 }
 
 // A run's bytes, predicted above measured; run.predicted and run.measured are {moment: {role: bytes}}.
-function bytesOfRun(table, run) {
+function bytesOfRun(run) {
   const moments = Object.keys(run.measured);
   const bars = moments.flatMap((moment) => ["predicted", "measured"].map((kind) => [moment, kind, run[kind][moment]]));
   const full = Math.max(...bars.map(([, , held]) => sum(Object.values(held))));
-  const roles = table.roles.filter((role) => bars.some(([, , held]) => held[role] > 0));
+  const roles = FACTS.roles.filter((role) => bars.some(([, , held]) => held[role] > 0));
   return [
     ...bars.map(([moment, kind, held]) =>
       roleBar(`${moment}, ${kind}`, roles.map((role) => [role, held[role] ?? 0]), full, kind),
@@ -151,16 +96,22 @@ function runTable(runs, withSpeed) {
   );
 }
 
-// The choices of two runs are the same but for the card, which no run on this page depends on.
+// What no run depends on: the card, and what the selector knows of the nodes.
+const WHERE = ["card", "gpus_per_node", "host_memory"];
+
+// Two choices are the same run; one that was recorded names what differs from the defaults, and some of those.
 function sameRun(one, other) {
-  return Object.keys(one).every((axis) => axis === "card" || one[axis] === other[axis]);
+  const [whole, wanted] = [one, other].map((choice) => ({ ...FACTS.default, ...choice }));
+  return Object.keys(whole).every(
+    (name) => WHERE.includes(name) || JSON.stringify(whole[name]) === JSON.stringify(wanted[name]),
+  );
 }
 
 function onTheGpu({ offload_optimizer, offload_param }) {
   return offload_optimizer === "none" && offload_param === "none";
 }
 
-function recordedPanel(model, table) {
+function recordedPanel(model) {
   const record = model.get("recorded");
   const root = element("section", { class: "run" });
   function draw(choice) {
@@ -173,7 +124,7 @@ function recordedPanel(model, table) {
           "p",
           { class: "quiet" },
           `None was recorded: the ${record.runs.length} that were are of the models ${models.join(" and ")} on 1, 2 and 4 ` +
-            `ranks. In a notebook this choice can be run.`,
+            `ranks. In a notebook a choice is run on the machine that is there.`,
         ),
       );
       return;
@@ -186,14 +137,14 @@ function recordedPanel(model, table) {
       element("p", { class: "quiet" }, record.provenance),
       ...lossPart(curves),
       element("h4", {}, `Bytes on rank 0: ${found.label}`),
-      ...bytesOfRun(table, found),
+      ...bytesOfRun(found),
       runTable(beside, false),
     );
   }
   return { root, draw };
 }
 
-function livePanel(model, table) {
+function livePanel(model) {
   const start = element("button", { type: "button", class: "primary", click: () => model.send({ do: "run" }) }, "Run it");
   const stop = element("button", { type: "button", click: () => model.send({ do: "stop" }) }, "Stop");
   const progress = element("progress", { max: 1, value: 0, "aria-label": "Steps trained" });
@@ -223,13 +174,13 @@ function livePanel(model, table) {
     picture.replaceChildren();
     if (curves.length) picture.append(...lossPart(curves));
     if (busy && run.held) {
-      const held = table.roles.filter((role) => run.held[role] > 0).map((role) => [role, run.held[role]]);
+      const held = FACTS.roles.filter((role) => run.held[role] > 0).map((role) => [role, run.held[role]]);
       const full = sum(held.map(([, bytes]) => bytes));
       picture.append(element("h4", {}, "Bytes on rank 0, now"), roleBar("at rest, measured", held, full, "measured"));
       picture.append(roleKey(held.map(([role]) => role), ["measured"]));
     }
     const last = runs.at(-1);
-    if (last && !busy) picture.append(element("h4", {}, `Bytes on rank 0: ${last.label}`), ...bytesOfRun(table, last));
+    if (last && !busy) picture.append(element("h4", {}, `Bytes on rank 0: ${last.label}`), ...bytesOfRun(last));
     if (runs.length) picture.append(runTable(runs, true));
   }
 

@@ -8,7 +8,7 @@ Each run trains a preset on the standard library's text, on real ranks, through 
 from labsupport.memory.planner import plan_of
 from labsupport.memory.roles import memory_held
 from labsupport.records import provenance, read_record
-from labsupport.widgets.selector.table import run_of
+from labsupport.widgets.selector.choices import DEFAULT, run_of
 
 STEPS = 40  # optimizer steps
 SEQUENCE_LENGTH = 128  # bytes of text in a sample: few enough for a processor
@@ -17,7 +17,7 @@ DEVICE_PLACES = ("GPU", "host")  # where a model computes
 
 def live_run(choice):
     """Return the Run that is started for a choice: its samples are shorter than those that the selector plans for."""
-    return run_of(choice, SEQUENCE_LENGTH)
+    return run_of(DEFAULT | choice, SEQUENCE_LENGTH)
 
 
 def shown_run(choice, result):

@@ -1,6 +1,7 @@
 """The stage selector as a widget: choose a configuration, see what it means, and run it on this machine's ranks."""
 
 import html
+import json
 import threading
 from pathlib import Path
 
@@ -9,37 +10,51 @@ import traitlets
 from labsupport.doctor.diagnosis import diagnose
 from labsupport.errors import ConfigError, TrainingError
 from labsupport.machine.cards import CARDS
-from labsupport.memory.planner import plan_of
 from labsupport.runs import strategy_in_words
 from labsupport.widgets.base import PageWidget, joined, page_form, style
+from labsupport.widgets.selector.choices import (
+    DEFAULT,
+    checked_choice,
+    config_for,
+    model_in_words,
+    plan_of_choice,
+    strategies,
+)
+from labsupport.widgets.selector.facts import facts
 from labsupport.widgets.selector.runs import STEPS, live_run, recorded_runs, shown_run
-from labsupport.widgets.selector.table import AXES, DEFAULT, refusal, run_of, stage_table, strategies
+from labsupport.wording import ranks_in_words
 
 HERE = Path(__file__).parent
-SCRIPT = joined(HERE, "arithmetic.js", "run_panel.js", "selector.js")  # the last one has the export
+MIRRORED = ("numbers", "shape", "gathering", "model_states", "activations", "liger", "moments", "messages", "planner")
+# The planner in JavaScript: what Python knows, its files in order, and a choice's way into it.
+PLANNER = f"const FACTS = {json.dumps(facts(), separators=(',', ':'))};\n" + joined(
+    HERE, *(f"planner/{name}.js" for name in MIRRORED), "choice.js"
+)
+DRAWN = (
+    "elements",
+    "config_lines",
+    "advice",
+    "pasted",
+    "exports",
+    "controls",
+    "model_panel",
+    "results",
+    "comparisons",
+    "texts",
+    "run_panel",
+    "selector",
+)
+SCRIPT = PLANNER + joined(HERE, *(f"{name}.js" for name in DRAWN))  # the last one has the export
 STYLE = style(".stage-selector", HERE, "selector.css")
 BUSY = ("starting", "training", "measuring", "stopping")  # the states of a run that has processes
 
 
 def stage_selector(**choice):
-    """Return the stage selector, at the given values of table.AXES and defaults for the rest.
+    """Return the stage selector, at the given values of choices.DEFAULT and defaults for the rest.
 
     Raises ConfigError for an unknown name or value, and for what DeepSpeed does not combine.
     """
     return StageSelector(choice=checked_choice(choice))
-
-
-def checked_choice(choice):
-    """Return a whole choice from some of its values; raises ConfigError for what the selector cannot show."""
-    for axis, value in choice.items():
-        if axis not in AXES:
-            raise ConfigError(f"The selector has no {axis!r}: it has {', '.join(AXES)}.")
-        if value not in AXES[axis] or isinstance(value, bool) != isinstance(AXES[axis][0], bool):
-            raise ConfigError(f"{axis} is {value!r}: the selector has {', '.join(map(str, AXES[axis]))}.")
-    whole = DEFAULT | choice
-    if sentence := refusal(whole):
-        raise ConfigError(sentence)
-    return whole
 
 
 class StageSelector(PageWidget):
@@ -47,7 +62,6 @@ class StageSelector(PageWidget):
 
     _esm = SCRIPT
     _css = STYLE
-    table = traitlets.Dict().tag(sync=True)
     choice = traitlets.Dict().tag(sync=True)
     live = traitlets.Bool(True).tag(sync=True)
     obstacle = traitlets.Unicode().tag(sync=True)  # why this machine cannot run the choice
@@ -59,7 +73,7 @@ class StageSelector(PageWidget):
         from labsupport.ranks.live_training import stop_current
 
         stop_current()  # a cell that is run again leaves no ranks behind
-        super().__init__(table=stage_table(), choice=dict(choice), run=_idle())
+        super().__init__(choice=dict(choice), run=_idle())
         self._training = None
         self._look_at_choice()
         self.observe(lambda _: self._look_at_choice(), "choice")
@@ -71,9 +85,11 @@ class StageSelector(PageWidget):
 
     def in_words(self):
         """Return the choice and what it needs in one line."""
-        run = run_of(self.choice)
-        peak = plan_of(run).peak_bytes
-        return f"Stage selector at {run.in_words()}: {peak / 2**20:,.1f} MiB at the peak of a rank, predicted."
+        words = f"{model_in_words(self.choice)} on {ranks_in_words(self.choice['world_size'])}"
+        peak = plan_of_choice(self.choice).peak_bytes
+        return (
+            f"Stage selector at stage {self.choice['stage']}, {words}: {peak / 2**20:,.1f} MiB at the peak, predicted."
+        )
 
     def page_html(self):
         """Return the form that the book's pages show."""
@@ -138,20 +154,23 @@ class StageSelector(PageWidget):
     def _look_at_choice(self):
         from labsupport.memory.room import obstacle
 
-        self.obstacle = obstacle(live_run(self.choice))
         self.findings = findings_of(self.choice)
+        try:
+            self.obstacle = obstacle(live_run(self.choice))
+        except ConfigError as error:
+            self.obstacle = str(error)
 
 
 def findings_of(choice):
     """Return what the config doctor says of a choice's config on its card, in sentences."""
-    run, chosen = run_of(choice), CARDS[choice["card"]]
-    found = diagnose(run.config, run.world_size, "cuda", chosen, run.shape.parameters)
+    parameters = plan_of_choice(choice).parameters
+    found = diagnose(config_for(choice), choice["world_size"], "cuda", CARDS[choice["card"]], parameters)
     return [f"{finding.severity}: {finding.in_words}" for finding in found]
 
 
 def page_state():
     """Return what the script reads on a page without a kernel, JSON-serialisable, the same for every page."""
-    return {"table": stage_table(), "recorded": recorded_runs(), "live": False}
+    return {"recorded": recorded_runs(), "live": False}
 
 
 def page_html(start):
@@ -164,11 +183,11 @@ def _strategies_table(choice):
     """The strategies for a choice, as a table that needs no script."""
     rows = []
     for strategy in strategies():
-        planned = plan_of(run_of(choice | strategy))
+        planned = plan_of_choice(choice | strategy)
         cells = (strategy_in_words(**strategy), f"{planned.peak_bytes / 2**30:,.3g} GiB", f"{planned.times_ddp:.2f}")
         rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
     head = "<tr><th>Strategy</th><th>Peak of a rank, predicted</th><th>Sends, times DDP</th></tr>"
-    caption = f"{choice['model']} on {choice['world_size']} x {choice['card']}, {choice['precision']}"
+    caption = f"{model_in_words(choice)} on {choice['world_size']} x {choice['card']}, {choice['precision']}"
     table = f"<caption>{caption}</caption><thead>{head}</thead><tbody>{''.join(rows)}</tbody>"
     return f'<table class="table">{table}</table>'
 
