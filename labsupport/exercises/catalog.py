@@ -17,6 +17,7 @@ LABS = (
     "05_checkpointing",
     "06_offload",
     "07_huggingface",
+    "11_your_model",
     "08_multinode",
     "09_milestone",
 )

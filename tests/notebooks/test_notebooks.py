@@ -10,7 +10,7 @@ from conftest import ROOT
 
 LABS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = ["01_config", "02_initialize", "03_training", "04_stages", "04b_messages", "05_checkpointing", "05b_faults",
-         "06_offload", "07_huggingface", "08_multinode", "09_milestone", "10_build_zero"]  # fmt: skip
+         "06_offload", "07_huggingface", "08_multinode", "09_milestone", "10_build_zero", "11_your_model"]  # fmt: skip
 OPTION = (
     r'<details class="option (right|wrong)"><summary>(.+?)</summary>\n\n'
     r"\*\*(Right|Not this one)\.\*\* (.+?)\n\n</details>"

@@ -34,6 +34,7 @@ PAGES = {
     "notebooks/05b_faults": [UNIVERSAL],
     "notebooks/06_offload": [OFFLOAD, NVME, CONFIG],
     "notebooks/07_huggingface": [TRAINER, CONFIG],
+    "notebooks/11_your_model": [ZERO_API, CONFIG],
     "notebooks/08_multinode": [START],
     "notebooks/09_milestone": [START, TRAINING],
 }
