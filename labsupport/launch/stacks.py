@@ -22,6 +22,7 @@ from typing import NamedTuple
 SLOW_SECONDS = 25  # without a step: then a rank says where it stands
 FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>.+)$', re.MULTILINE)
 COLLECTIVES = "torch/distributed/distributed_c10d.py"
+GATHERS = "deepspeed/runtime/zero/partition_parameters.py"  # ZeRO-3's, which are started and then waited for
 LIBRARIES = ("-packages/", "/lib/python", "<frozen")  # site-packages or dist-packages, and the standard library
 _files = []  # kept open: faulthandler writes into them from a signal handler
 
@@ -63,6 +64,9 @@ def stack_of(pid, path, seconds=2.0):
 
 def collective_of(stack):
     """Return the Frame of the collective that a rank waits in, or None."""
+    for frame in stack[:2]:  # between the wait and C++ stands a wrapper of DeepSpeed's
+        if frame.function == "wait" and frame.file.endswith(GATHERS):
+            return frame._replace(function="an all_gather of ZeRO-3")
     return next((frame for frame in reversed(stack) if frame.file.endswith(COLLECTIVES)), None)
 
 

@@ -11,6 +11,11 @@ from labsupport.ranks import notebook
 
 REDUCE = Frame("/x/site-packages/torch/distributed/distributed_c10d.py", 10, "all_reduce")
 BARRIER = Frame("/x/site-packages/torch/distributed/distributed_c10d.py", 20, "barrier")
+GATHER = (
+    Frame("/x/site-packages/deepspeed/utils/nvtx.py", 20, "wrapped_fn"),
+    Frame("/x/site-packages/deepspeed/runtime/zero/partition_parameters.py", 765, "wait"),
+    Frame("/home/me/train.py", 5, "main"),
+)
 COMPUTES = (Frame("/x/site-packages/torch/nn/functional.py", 5, "linear"), Frame("/home/me/train.py", 7, "main"))
 
 
@@ -29,6 +34,9 @@ def at(collective, line):
         ([at(REDUCE, 3), at(REDUCE, 9)], False, True),  # the same call from two places is not the same one
         ([at(REDUCE, 3), at(REDUCE, 3)], False, False),
         ([at(REDUCE, 3)], True, True),
+        ([GATHER], True, True),
+        ([GATHER, at(REDUCE, 3)], False, True),
+        ([GATHER, GATHER], False, False),
         ([at(REDUCE, 3), COMPUTES], False, False),
         ([COMPUTES], True, False),
         ([()], True, False),
@@ -55,6 +63,14 @@ CELLS = {
     "one rank alone": (
         "def save():\n    torch.distributed.barrier()\n\nif rank == 1:\n    save()",
         ["rank 0 is done", "rank 1 waits in barrier, called at line 2 of the cell"],
+    ),
+    "a layer of stage 3 that one rank alone calls": (
+        "config = {'train_micro_batch_size_per_gpu': 1,\n"
+        "          'zero_optimization': {'stage': 3, 'stage3_param_persistence_threshold': 0}}\n"
+        "model = torch.nn.ModuleList(torch.nn.Linear(64, 64) for _ in range(2))\n"
+        "engine, *_ = deepspeed.initialize(model=model, config=config)\n"
+        "if rank == 0:\n    engine.module[1](torch.ones(1, 64))",
+        ["rank 0 waits in an all_gather of ZeRO-3, called at line 6 of the cell", "rank 1 is done"],
     ),
 }
 
