@@ -2,8 +2,10 @@
 
     python -m labsupport.measure train.py                        # two ranks on the processor
     python -m labsupport.measure --ranks 4 train.py --epochs 1   # what follows the script is its own
+    python -m labsupport.measure --hf-config config.json --stage 3 --world-size 8 --sequence-length 4096
 
-The script runs as it is until its engine has made three optimizer steps; nothing of it is changed.
+The script runs as it is until its engine has made three optimizer steps; nothing of it is changed. With --hf-config a
+language model of any architecture is planned, and what the planner has no count of is measured on a small copy.
 """
 
 import argparse
@@ -16,10 +18,12 @@ from tabulate import tabulate
 
 from labsupport.arguments import require_positive_integer
 from labsupport.command_line import OneSentenceParser, exit_status, write_json
+from labsupport.config import read_config
 from labsupport.errors import LabError, TrainingError
 from labsupport.launch.launcher import failure, importing_this_package, launcher_environment, torchrun_command
 from labsupport.launch.processes import run_to_the_end
 from labsupport.measure.collectives import SMALLEST_BYTES
+from labsupport.memory.report import in_words, whole
 from labsupport.memory.roles import ROLES, memory_held
 from labsupport.wording import mebibytes, ranks_in_words
 
@@ -28,6 +32,10 @@ MOST_RANKS = 8
 
 def run(arguments=None):
     """Run the script that the command line names, print what it holds beside the plan, and return 0."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["--hf-config"]:
+        print(_plan_of_config(arguments))
+        return 0
     options = _parse(arguments)
     print(f"Running {options.script} on {ranks_in_words(options.ranks)} until it has made three steps ...", flush=True)
     on_line = print if options.show else None
@@ -57,6 +65,37 @@ def _parse(arguments):
     if not Path(options.script).is_file():
         raise LabError(f"There is no script {options.script}: give the file that trains.")
     return options
+
+
+def _plan_of_config(arguments):
+    """The plan that --hf-config and what follows it ask for, as text."""
+    parser = OneSentenceParser(prog="python -m labsupport.measure", description="Plan a language model of any type.")
+    add = parser.add_argument
+    add("--hf-config", metavar="FILE", required=True, help="a Hugging Face config.json, or the folder that it is in")
+    add("--sequence-length", type=whole, required=True, help="tokens in a sample")
+    add("--world-size", type=whole, default=1, help="ranks (default 1)")
+    add("--config", metavar="FILE", help="a ds_config.json, in place of stage, precision and micro-batch")
+    add("--stage", type=whole, help="ZeRO stage, 0 to 3 (default 0)")
+    add("--precision", help="fp32, fp16 or bf16 (default bf16)")
+    add("--micro-batch-size", type=whole, help="samples per rank per forward pass (default 1)")
+    add("--activation-checkpointing", action="store_true", help="recompute every layer in the backward pass")
+    options = parser.parse_args(arguments)
+    choices = {name: getattr(options, name) for name in ("stage", "precision", "micro_batch_size")}
+    choices = {name: value for name, value in choices.items() if value is not None}
+    if options.config and choices:
+        raise LabError("--config decides everything of the config: leave out --stage, --precision, --micro-batch-size.")
+    from labsupport.measure.plan_model import plan_config
+
+    return in_words(
+        plan_config(
+            options.hf_config,
+            read_config(options.config) if options.config else None,
+            sequence_length=options.sequence_length,
+            activation_checkpointing=options.activation_checkpointing,
+            world_size=options.world_size,
+            **choices,
+        )
+    )
 
 
 def measure_script(script, arguments=(), ranks=2, on_line=None, timeout_seconds=600):

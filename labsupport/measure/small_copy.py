@@ -23,18 +23,19 @@ MEASURED_WHOLE = 50_000_000  # parameters up to which a model is measured as it 
 FEW, MORE = 2, 4  # layers of the copies
 
 
-def measured_activations(model, batch, dtype, *, loss_fn=None, reduce_bucket_size=0, linear=None):
+def measured_activations(model, batch, dtype, *, loss_fn=None, reduce_bucket_size=0, linear=None, gradients=True):
     """Return the Activations of one micro-batch, measured on this process, and the layers of the copies, or 0.
 
     model: a module on the CPU or on the meta device, which is left as it is. batch: a micro-batch as DeepSpeedTrainer
     takes it, on the CPU; loss_fn: as there. dtype: the precision that it computes in. reduce_bucket_size: in elements.
-    linear: what stands in for F.linear meanwhile. Raises what the model raises.
+    linear: what stands in for F.linear meanwhile. gradients: whether a weight's gradient counts while it is made and
+    before it is let go; without it all that is counted grows with the batch. Raises what the model raises.
     """
 
     def measure(copied):
         copied = _on_cpu(copied, dtype)
         with _in_place_of_linear(linear):
-            return _measured(copied, batch, dtype, loss_fn, reduce_bucket_size)
+            return _measured(copied, batch, dtype, loss_fn, reduce_bucket_size, gradients)
 
     stacks, sizes = stacks_of(model), [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
     if sum(parameter.numel() for parameter in model.parameters()) <= MEASURED_WHOLE or not stacks:
@@ -81,7 +82,7 @@ def _on_cpu(model, dtype):
     return model.to(dtype).train()
 
 
-def _measured(model, batch, dtype, loss_fn, reduce_bucket_size):
+def _measured(model, batch, dtype, loss_fn, reduce_bucket_size, gradients):
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         raise ConfigError("All parameters are frozen: leave at least one to train.")
@@ -91,31 +92,36 @@ def _measured(model, batch, dtype, loss_fn, reduce_bucket_size):
     def arrived(parameter):
         nonlocal elements
         parameter.grad, elements = None, elements + parameter.numel()
-        timeline._mark(f"arrived {elements}")
+        timeline.mark(f"arrived {elements}")
 
-    hooks = [parameter.register_post_accumulate_grad_hook(arrived) for parameter in trained]
+    def made(gradient):
+        timeline.mark_tensor("gradients", gradient)
+
+    hooks = [parameter.register_hook(made) for parameter in trained]
+    hooks += [parameter.register_post_accumulate_grad_hook(arrived) for parameter in trained]
 
     def step():
         nonlocal elements
         elements = 0
-        timeline._mark("forward")
+        timeline.mark("forward")
         inputs, keywords, target = split(copy.deepcopy(batch), loss_fn is not None)
         output = call(model, model.forward, cast(inputs, dtype), cast(keywords, dtype))
         loss = loss_of(output if loss_fn is None else loss_fn(output, *target))
         del output
-        timeline._mark("backward")
+        timeline.mark("backward")
         loss.backward()
-        timeline._mark("step")
+        timeline.mark("step")
 
     try:
         with timeline.silent_stderr(), timeline.profiler() as profile:
             step()
-            timeline._mark("begin")
+            timeline.mark("begin")
             step()
     finally:
         for hook in hooks:
             hook.remove()
-    moments = [(phase, sum(roles.values())) for phase, roles in timeline._timeline(profile, {}, "cpu")]
+    seen = timeline.timeline_of(profile, {}, "cpu")
+    moments = [(phase, sum(roles.values()) - (0 if gradients else roles["gradients"])) for phase, roles in seen]
     return _activations(moments, elements, reduce_bucket_size, dtype.itemsize)
 
 
@@ -126,17 +132,16 @@ def _activations(moments, elements, reduce_bucket_size, element_bytes):
     gradients that have arrived, which the planner adds whole.
     """
     forward = [held for phase, held in moments if phase == "forward"]
-    backward = [(0, held) for phase, held in moments if phase == "backward"]
-    loss = max(held for _, held in backward)
-    backward += [(int(phase.split()[1]), held) for phase, held in moments if phase.startswith("arrived")]
-    late = [held + (arrived - elements) * element_bytes for arrived, held in backward if 2 * arrived >= elements]
+    loss = max(held for phase, held in moments if phase == "backward")  # no weight has its gradient yet
+    arriving = [(int(phase.split()[1]), held) for phase, held in moments if phase.startswith("arrived")]
+    late = [held + (arrived - elements) * element_bytes for arrived, held in arriving if 2 * arrived >= elements]
     end = max(0, *late) if late else 0
-    full = [held for arrived, held in backward if arrived >= reduce_bucket_size]
+    full = [held for arrived, held in arriving if arrived >= reduce_bucket_size]
     return Activations(
         kept=forward[-1],
         forward=max(forward),
         loss=loss,
-        backward=max(held for _, held in backward),
+        backward=max((held for _, held in arriving), default=end),
         reduction=max(full, default=end),
         backward_end=end,
     )

@@ -80,7 +80,7 @@ def watching(engine, base=0):
     watch = Watch(engine)
     with silent_stderr(), profiler() as profile, _labels(engine):
         yield watch
-    timeline = _timeline(profile, watch.held, watch.device)
+    timeline = timeline_of(profile, watch.held, watch.device)
     if watch.device == "cpu":
         for _, roles in timeline:
             roles["other"] -= base
@@ -95,7 +95,7 @@ class Watch:
 
     def begin(self):
         """Say that the watched step begins now."""
-        _mark("begin")
+        mark("begin")
         self.held = {
             pointer: (storage.nbytes(), role)
             for (kind, pointer), (storage, role) in storages_by_role(self.engine).items()
@@ -127,7 +127,8 @@ class _Allocation:
         self.size, self.role, self.freed = size, role, False
 
 
-def _timeline(profile, held, device):
+def timeline_of(profile, held, device):
+    """Return a Step's timeline from a profile, in which "begin" is marked; held: {address: (bytes, role)} then."""
     events = list(flat_events(profile.kineto_results.experimental_event_tree()))
     entries = _entries(sorted(events, key=lambda event: event.start_time_ns), device)
     begin = entries.index(("mark", "begin"))
@@ -197,15 +198,16 @@ def flat_events(nodes):
 # Writing the marks into it
 
 
-def _mark(text):
+def mark(text):
     """Write a mark into the profiler's stream: a phase by its name, or a storage's role as "role@address"."""
     with torch.profiler.record_function(MARK + text):
         pass
 
 
-def _mark_tensor(role, tensor):
+def mark_tensor(role, tensor):
+    """Write into the profiler's stream what a tensor's storage is for."""
     for storage in storages(tensor):
-        _mark(f"{role}@{storage.data_ptr()}")
+        mark(f"{role}@{storage.data_ptr()}")
 
 
 @contextlib.contextmanager
@@ -213,7 +215,7 @@ def _labels(engine):
     """While it lasts, the phases, gradients, collectives and the optimizer's inputs leave marks."""
     from deepspeed.comm import comm
 
-    undo = [around_calls(engine, phase, before=lambda *_, phase=phase, **__: _mark(phase)) for phase in PHASES]
+    undo = [around_calls(engine, phase, before=lambda *_, phase=phase, **__: mark(phase)) for phase in PHASES]
     undo.append(around_calls(engine, "backward", after=lambda: _mark_claims(engine)))
     for name, arguments, role in COLLECTIVES:
         undo.append(around_calls(comm.cdb, name, before=_marker(engine, role, arguments)))
@@ -241,25 +243,25 @@ COLLECTIVES = (  # the methods of DeepSpeed's backend object, their first argume
 
 
 def _marker(engine, role, arguments):
-    def mark(*positional, **named):
-        _mark_tensor("communication buckets", list(buckets(engine.optimizer, [])))
+    def mark_arguments(*positional, **named):
+        mark_tensor("communication buckets", list(buckets(engine.optimizer, [])))
         for tensor in (*positional[: len(arguments)], *(named.get(argument) for argument in arguments)):
-            _mark_tensor(role, tensor)
+            mark_tensor(role, tensor)
 
-    return mark
+    return mark_arguments
 
 
 def _mark_gathered(module, _inputs):
     for parameter in module.parameters(recurse=False):
-        _mark_tensor("gathered parameters", parameter.data)
+        mark_tensor("gathered parameters", parameter.data)
 
 
 def _gradient_marker(parameter):
-    def mark(gradient):
-        _mark_tensor("gradients", gradient)
-        _mark_tensor("gathered parameters", parameter.data)
+    def mark_gradient(gradient):
+        mark_tensor("gradients", gradient)
+        mark_tensor("gathered parameters", parameter.data)
 
-    return mark
+    return mark_gradient
 
 
 def around_calls(owner, name, before=None, after=None):
@@ -280,7 +282,7 @@ def around_calls(owner, name, before=None, after=None):
 
 def _mark_claims(engine):
     for role, tensor in claims(engine):
-        _mark_tensor(role, tensor)
+        mark_tensor(role, tensor)
 
 
 def profiler(record_shapes=False):

@@ -118,15 +118,21 @@ def report(options):
     planned = plan(model, world_size=options.world_size, **arguments)
     if options.json:
         return json.dumps(_as_json(planned, options, model, arguments), indent=1)
-    lines = [_heading(planned), "", *_table(planned)]
-    if planned.settings.not_described:
-        lines.append(f"Planned without: {', '.join(planned.settings.not_described)}.")
+    lines = [in_words(planned)]
     if isinstance(model, Shape) and model.experts:
         lines.append(f"A token goes through {model.active_parameters:,} of the parameters.")
     if options.gpu:
         lines += ["", *_verdict(planned, options, model, arguments)]
     elif options.host_memory is not None:
         lines += ["", *_host_verdict(planned, options.gpus_per_node, options.host_memory)]
+    return "\n".join(lines)
+
+
+def in_words(planned):
+    """Return a Plan as text: what it is of, a table in GB of 1e9 bytes, messages, and what it is without."""
+    lines = [_heading(planned), "", *_table(planned)]
+    if planned.settings.not_described:
+        lines.append(f"Planned without: {', '.join(planned.settings.not_described)}.")
     return "\n".join(lines)
 
 

@@ -1,17 +1,20 @@
 """Plans of live modules: their tensors against the planner's own, what a few layers say of many against the whole."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from labsupport.errors import LabError
+from labsupport.errors import ConfigError, LabError
 from labsupport.measure import small_copy
 from labsupport.measure.agreement import small_shapes
-from labsupport.measure.plan_model import activations_of, plan_model
+from labsupport.measure.plan_model import activations_of, plan_config, plan_model
 from labsupport.measure.small_copy import stacks_of
 from labsupport.memory.planner import choices_config, described_settings, plan
 from labsupport.models import build_model, checkpoint_activations
-from labsupport.shapes import Adapter
+from labsupport.shapes import Adapter, config_of
 
 SHAPES = small_shapes()
 SAMPLES, TOKENS = 2, 64
@@ -151,3 +154,50 @@ def test_what_cannot_be_planned_is_one_sentence():
     ):
         with pytest.raises(LabError, match=words):
             plan_model(model, config, batch)
+
+
+def written(folder, **entry):
+    (folder / "config.json").write_text(json.dumps(entry))
+    return folder
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_config_is_planned_from_short_samples_of_few_layers_as_it_is_counted(tmp_path, few_layers, checkpointing):
+    shape = SHAPES["llama"]._replace(layers=12, vocabulary=2000, longest_sequence=4096)
+    config, _ = settings_of(stage=2)
+    given = {"sequence_length": 2048, "activation_checkpointing": checkpointing, "world_size": 4}
+    measured = plan_config(written(tmp_path, **config_of(shape)), config, **given)
+    counted = plan(shape, config, **given)
+    assert measured.held("at rest") == counted.held("at rest")
+    assert measured.peak_bytes == pytest.approx(counted.peak_bytes, rel=0.03)
+    assert "2 layers and 128 tokens" in measured.settings.not_described[-1]
+
+
+def test_an_architecture_that_nobody_counted_is_planned_as_the_whole_model_is_measured(tmp_path, monkeypatch):
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256, "num_hidden_layers": 8}
+    folder = written(tmp_path, model_type="gpt_neox", vocab_size=256, max_position_embeddings=512, **sizes)
+    config, _ = settings_of(stage=2)
+    monkeypatch.setattr(small_copy, "MEASURED_WHOLE", 0)
+    scaled = plan_config(folder, config, sequence_length=512, world_size=2, accelerator="cpu")
+    monkeypatch.setattr(small_copy, "MEASURED_WHOLE", 10**9)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), attn_implementation="sdpa")
+    model.config.use_cache = False  # with a cache a fused query, key and value is kept in other pieces
+    tokens = torch.arange(SAMPLES * 512).reshape(SAMPLES, 512) % 256
+    whole = plan_model(model, config, {"input_ids": tokens, "labels": tokens}, world_size=2, accelerator="cpu")
+    assert scaled.peak_bytes == pytest.approx(whole.peak_bytes, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"model_type": "no_such"}, "has the model_type 'no_such', which this transformers does not build"),
+        ({"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}, "code of a repository is never run here"),
+        ({"model_type": "vit"}, "describes no language model"),
+        ({}, "has the model_type None"),
+        ({"model_type": "llama", "hidden_size": 0}, "describes no language model"),
+    ],
+)
+def test_a_config_that_no_language_model_comes_of_is_one_sentence(tmp_path, entry, words):
+    with pytest.raises(ConfigError, match=words) as raised:
+        plan_config(written(tmp_path, **entry), sequence_length=64)
+    assert "\n" not in str(raised.value) and str(raised.value).endswith(".")

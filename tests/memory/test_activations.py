@@ -48,18 +48,18 @@ def profiled(shape, dtype, attention, checkpointing):
     tokens = torch.zeros(SAMPLES, TOKENS, dtype=torch.int64)
 
     def step():
-        timeline._mark("forward")
+        timeline.mark("forward")
         loss = model(input_ids=tokens.clone(), labels=tokens.clone()).loss
-        timeline._mark("backward")
+        timeline.mark("backward")
         loss.backward()
-        timeline._mark("step")
+        timeline.mark("step")
         model.zero_grad()
 
     with timeline.silent_stderr(), timeline.profiler() as profile:
         step()
-        timeline._mark("begin")
+        timeline.mark("begin")
         step()
-    moments = timeline._timeline(profile, {}, "cpu")
+    moments = timeline.timeline_of(profile, {}, "cpu")
     held = {phase: [sum(roles.values()) for name, roles in moments if name == phase] for phase in timeline.PHASES}
     return held["forward"][-1], max(held["forward"]), max(held["backward"])
 
