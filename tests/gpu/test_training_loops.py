@@ -24,7 +24,7 @@ def test_compiled_layers_compute_the_same(two_ranks):
 def test_batches_are_sent_ahead_one_at_a_time_and_none_is_lost():
     import torch
 
-    from labsupport.trainer import _ahead
+    from labsupport.batches import ahead
 
     taken = []
 
@@ -34,7 +34,7 @@ def test_batches_are_sent_ahead_one_at_a_time_and_none_is_lost():
             yield torch.tensor(number)
 
     seen = []
-    for batch in _ahead(batches(), torch.device("cpu")):
+    for batch in ahead(batches(), torch.device("cpu")):
         seen.append((int(batch), len(taken)))
     assert seen == [(0, 2), (1, 3), (2, 4), (3, 4)]
-    assert list(_ahead(iter([]), torch.device("cpu"))) == []
+    assert list(ahead(iter([]), torch.device("cpu"))) == []
