@@ -86,6 +86,11 @@ class Session:
             self.result |= {"peak": self.watch.step.peak, "peak_phase": self.watch.step.peak_phase}
             raise Finished
 
+    def end(self):
+        """Leave what a script that ended early has open: its standard error is silent until then."""
+        with contextlib.suppress(ValueError):  # the watched step never began
+            self.open.close()
+
     def _own_bytes(self):
         """What this session itself keeps: the copy of the model, and the first micro-batch."""
         kept = [*self.copy.parameters(), *self.copy.buffers()] if self.copy else []
@@ -149,13 +154,17 @@ def run(arguments=None):
             write_json(result, facts | measured)
         return 0
     except LabError:
+        session.end()
         raise
     except SystemExit as ended:
+        session.end()
         if ended.code not in (0, None):
             raise LabError(f"{script} ended itself with status {ended.code}: give it the arguments it needs.") from None
     except Exception as error:
+        session.end()
         line = _line_of(error, script)
         raise LabError(f"{script}{line}: {first_line(error)}") from error
+    session.end()
     if session.engine is None:
         raise LabError(f"{script} ended without a call of deepspeed.initialize: there is nothing to measure.")
     raise LabError(

@@ -61,9 +61,19 @@ def test_a_script_is_run_as_it_is_and_planned_beside_held(written):
 
 
 @pytest.mark.slow
-def test_a_script_that_fails_or_ends_early_is_one_sentence(written):
-    with pytest.raises(LabError, match="train.py ended after 2 optimizer steps, and 3 are needed"):
-        measure_script(written(LOOP.replace("STEPS", "4")), ranks=1)
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (LOOP.replace("STEPS", "4"), "train.py ended after 2 optimizer steps, and 3 are needed"),
+        (
+            LOOP.replace("STEPS", "1000") + "    assert engine.global_steps < 2, 'my own reason'\n",
+            "train.py, line 21: AssertionError: my own reason",
+        ),
+    ],
+)
+def test_a_script_that_fails_or_ends_early_is_one_sentence(written, text, words):
+    with pytest.raises(LabError, match=words):
+        measure_script(written(text), ranks=1)
 
 
 @pytest.mark.parametrize(
