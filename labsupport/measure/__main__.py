@@ -33,7 +33,7 @@ MOST_RANKS = 8
 def run(arguments=None):
     """Run the script that the command line names, print what it holds beside the plan, and return 0."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["--hf-config"]:
+    if arguments and arguments[0].partition("=")[0] == "--hf-config":
         print(_plan_of_config(arguments))
         return 0
     options = _parse(arguments)
@@ -50,6 +50,7 @@ def _parse(arguments):
     parser = OneSentenceParser(
         prog="python -m labsupport.measure",
         description="Run a DeepSpeed training script for three steps on CPU ranks: what it holds beside the plan.",
+        epilog="With --hf-config FILE as the first argument, plan a language model instead; --hf-config FILE --help.",
     )
     parser.add_argument("--ranks", type=int, default=2, help="how many, on this machine's processor (default 2)")
     parser.add_argument("--timeout", type=int, default=600, metavar="SECONDS", help="then it is stopped (default 600)")

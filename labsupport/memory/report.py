@@ -251,13 +251,14 @@ def _verdict(planned, options, model, arguments):
         micro_batch = {"train_micro_batch_size_per_gpu": s.micro_batch_size}
         arguments = arguments | {"config": kept | micro_batch | {"gradient_accumulation_steps": s.accumulation_steps}}
     family = None if isinstance(model, int | float) else model
-    largest = largest_model(card_name, family, world_size=s.world_size, **arguments)
-    what = "model of this shape, with more or fewer layers" if family else "model by its states and buffers alone"
-    lines.append(
-        f"The largest {what}, on {s.world_size}: {largest.parameters:,} parameters."
-        if largest
-        else f"No {what} fits on {s.world_size}: try a higher stage, offload or a smaller bucket."
-    )
+    if not getattr(family, "frozen", ()):  # the layers that are frozen by name are those of this model alone
+        largest = largest_model(card_name, family, world_size=s.world_size, **arguments)
+        what = "model of this shape, with more or fewer layers" if family else "model by its states and buffers alone"
+        lines.append(
+            f"The largest {what}, on {s.world_size}: {largest.parameters:,} parameters."
+            if largest
+            else f"No {what} fits on {s.world_size}: try a higher stage, offload or a smaller bucket."
+        )
     smallest = smallest_world_size(card_name, model, **arguments)
     lines.append(
         f"The fewest such cards for this one: {smallest.settings.world_size}."
